@@ -1,0 +1,77 @@
+package sync
+
+import (
+	"time"
+
+	"github.com/tombolo-mesh/tombolo/mesh"
+)
+
+// ZoneState says how a change stands in a zone.
+type ZoneState string
+
+const (
+	// Done: every affected proxy has it.
+	Done ZoneState = "done"
+	// Behind: the zone or some of its proxies do not have it yet.
+	Behind ZoneState = "behind"
+	// Rejected: some proxy refuses it; none is behind.
+	Rejected ZoneState = "rejected"
+	// Offline: the zone is not connected and has not confirmed it.
+	Offline ZoneState = "offline"
+)
+
+// ZoneProgress is how far a change came in one zone.
+type ZoneProgress struct {
+	Zone  string    `json:"zone"`
+	State ZoneState `json:"state"`
+	// Affected proxies, and what became of them.
+	Affected int `json:"affected"`
+	Done     int `json:"done"`
+	Behind   int `json:"behind"`
+	Rejected int `json:"rejected"`
+	// BehindNames and Rejections are bounded to 10 each.
+	BehindNames []string    `json:"behindNames,omitempty"`
+	Rejections  []Rejection `json:"rejections,omitempty"`
+	// Settled is the time from the commit at global to the report of the last ACK.
+	Settled time.Duration `json:"settledNanoseconds,omitempty"`
+}
+
+// Rejection is a proxy's refusal in Envoy's own words.
+type Rejection struct {
+	Proxy    string `json:"proxy"`
+	TypeURL  string `json:"typeUrl"`
+	Resource string `json:"resource,omitempty"`
+	Reason   string `json:"reason"`
+}
+
+// ChangeStatus is how far a change came everywhere.
+type ChangeStatus struct {
+	Revision mesh.Revision  `json:"revision"`
+	Zones    []ZoneProgress `json:"zones"`
+	// Complete: every zone is done, rejected or (disabled) not asked.
+	Complete bool `json:"complete"`
+}
+
+// ZoneStatus is what is known of a zone now.
+type ZoneStatus struct {
+	Name      string    `json:"name"`
+	Online    bool      `json:"online"`
+	Since     time.Time `json:"since"`
+	Version   string    `json:"version,omitempty"`
+	Applied   int64     `json:"appliedRevision"`
+	Connected int       `json:"proxiesConnected"`
+	Total     int       `json:"proxiesTotal"`
+	// Problems by resource, as the zone reports them.
+	Problems []ResourceProblem `json:"problems,omitempty"`
+}
+
+// ResourceProblem is a compile problem or rejection attributed to a resource.
+type ResourceProblem struct {
+	Key     mesh.Key `json:"-"`
+	Kind    string   `json:"kind"`
+	Mesh    string   `json:"mesh,omitempty"`
+	Name    string   `json:"name"`
+	Zone    string   `json:"zone,omitempty"`
+	Reason  string   `json:"reason"`
+	Proxies int      `json:"proxies"`
+}

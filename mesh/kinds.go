@@ -1,0 +1,71 @@
+package mesh
+
+// The names of the kinds, for code that handles one in particular.
+const (
+	KindMesh                  KindName = "Mesh"
+	KindZone                  KindName = "Zone"
+	KindDataplane             KindName = "Dataplane"
+	KindWorkload              KindName = "Workload"
+	KindMeshService           KindName = "MeshService"
+	KindMeshMultiZoneService  KindName = "MeshMultiZoneService"
+	KindMeshZoneAddress       KindName = "MeshZoneAddress"
+	KindMeshIdentity          KindName = "MeshIdentity"
+	KindMeshTrust             KindName = "MeshTrust"
+	KindSecret                KindName = "Secret"
+	KindMeshTrafficPermission KindName = "MeshTrafficPermission"
+	KindMeshTimeout           KindName = "MeshTimeout"
+	KindMeshHTTPRoute         KindName = "MeshHTTPRoute"
+	KindMeshTCPRoute          KindName = "MeshTCPRoute"
+)
+
+// Kinds returns every kind, in the order in which lists are shown and policies
+// are applied. A new kind is one more value here and one file beside it.
+func Kinds() []Kind {
+	services := []KindName{KindMeshService, KindMeshMultiZoneService}
+	anyTo := append([]KindName{KindMesh, KindMeshHTTPRoute}, services...)
+	return []Kind{
+		define[Mesh](Kind{Name: KindMesh, Short: "m", Flow: GlobalToZones, Inline: true, DNSLabel: true,
+			Summary: "a set of workloads that share policy and trust; two meshes never talk to each other"}),
+		define[Zone](Kind{Name: KindZone, Short: "z", Inline: true, DNSLabel: true,
+			Summary: "a cluster or datacenter that has joined; enabled: false withholds its resources from the others"}),
+		define[Dataplane](Kind{Name: KindDataplane, Short: "dp", Scope: ScopeMesh, Flow: ZoneToGlobal, Inline: true,
+			Summary: "one proxy: a sidecar with its inbounds and outbounds, or a zone ingress with listeners"}),
+		define[Workload](Kind{Name: KindWorkload, Short: "wl", Scope: ScopeMesh, Flow: ZoneToGlobal, DNSLabel: true,
+			Summary: "inventory of the workloads of a zone"}),
+		define[MeshService](Kind{Name: KindMeshService, Short: "msvc", Scope: ScopeMesh, Flow: ZoneToGlobal | AcrossZones, DNSLabel: true,
+			Summary: "a service of one zone: its ports, the proxies behind it and the identities they prove"}),
+		define[MeshMultiZoneService](Kind{Name: KindMeshMultiZoneService, Short: "mzsvc", Scope: ScopeMesh, Flow: GlobalToZones, DNSLabel: true,
+			Summary: "one name for the MeshServices of several zones; local first, failover to the others"}),
+		define[MeshZoneAddress](Kind{Name: KindMeshZoneAddress, Short: "mza", Scope: ScopeMesh, Flow: ZoneToGlobal | AcrossZones,
+			Summary: "where other zones reach a mesh's ingress of this zone"}),
+		define[MeshIdentity](Kind{Name: KindMeshIdentity, Short: "mid", Scope: ScopeMesh, Flow: GlobalToZones, DNSLabel: true,
+			Summary: "who gets which SPIFFE ID, and from which authority"}),
+		define[MeshTrust](Kind{Name: KindMeshTrust, Short: "mtrust", Scope: ScopeMesh, Flow: GlobalToZones | ZoneToGlobal | AcrossZones, DNSLabel: true,
+			Summary: "the public trust bundle of a trust domain"}),
+		define[Secret](Kind{Name: KindSecret, Scope: ScopeMesh, Flow: GlobalToZones, Inline: true, AdminOnly: true,
+			Summary: "bytes that policies refer to; encrypted at rest"}),
+		define[MeshTrafficPermission](Kind{Name: KindMeshTrafficPermission, Short: "mtp", Scope: ScopeMesh, Flow: GlobalToZones,
+			Policy:  &PolicyShape{Rules: true},
+			Summary: "who may call whom; without one, nobody may"}),
+		define[MeshTimeout](Kind{Name: KindMeshTimeout, Short: "mt", Scope: ScopeMesh, Flow: GlobalToZones,
+			Policy:  &PolicyShape{To: true, ToKinds: anyTo, Rules: true, Matches: true},
+			Summary: "timeouts of connections, requests and streams, inbound or outbound"}),
+		define[MeshHTTPRoute](Kind{Name: KindMeshHTTPRoute, Short: "mhttpr", Scope: ScopeMesh, Flow: GlobalToZones,
+			Policy:  &PolicyShape{To: true, ToKinds: services},
+			Summary: "where an HTTP request goes: matches, filters and weighted backends"}),
+		define[MeshTCPRoute](Kind{Name: KindMeshTCPRoute, Short: "mtcpr", Scope: ScopeMesh, Flow: GlobalToZones,
+			Policy:  &PolicyShape{To: true, ToKinds: services},
+			Summary: "weighted backends for TCP connections"}),
+	}
+}
+
+// KindByName finds a kind by its name ("MeshTimeout").
+func KindByName(name KindName) (Kind, bool) {
+	return find(func(k Kind) bool { return k.Name == name })
+}
+
+// KindByNoun finds a kind by plural, short form or lower-case name, as typed on
+// a command line or in a REST path ("meshtimeouts", "mt", "meshtimeout").
+func KindByNoun(noun string) (Kind, bool) {
+	return find(func(k Kind) bool { return noun == k.Plural() || noun == k.Short && noun != "" || noun == lower(k.Name) })
+}

@@ -1,0 +1,53 @@
+package mesh
+
+import "strings"
+
+// Label keys that Tombolo reads or computes, in canonical form.
+const (
+	LabelPrefix      = "tombolo.io/"
+	LabelDisplayName = LabelPrefix + "display-name"
+	LabelZone        = LabelPrefix + "zone"
+	LabelOrigin      = LabelPrefix + "origin" // "global" or "zone"
+	LabelMesh        = LabelPrefix + "mesh"
+	LabelEnv         = LabelPrefix + "env" // "universal" or "kubernetes"
+	LabelPolicyRole  = LabelPrefix + "policy-role"
+	LabelEffect      = LabelPrefix + "effect"
+	LabelManagedBy   = LabelPrefix + "managed-by"
+	LabelWorkload    = LabelPrefix + "workload"
+	LabelSync        = LabelPrefix + "kds-sync" // "disabled" keeps a resource at global
+	LabelIngress     = LabelPrefix + "listener-zoneingress"
+	LabelEgress      = LabelPrefix + "listener-zoneegress"
+	LabelNamespace   = "k8s." + LabelPrefix + "namespace"
+)
+
+// CanonicalLabel maps a label key of a user's manifest to its canonical form:
+// keys under "kuma.io/" and "k8s.kuma.io/" mean the same as ours.
+func CanonicalLabel(key string) string {
+	if rest, ok := strings.CutPrefix(key, "kuma.io/"); ok {
+		return LabelPrefix + rest
+	}
+	if rest, ok := strings.CutPrefix(key, "k8s.kuma.io/"); ok {
+		return "k8s." + LabelPrefix + rest
+	}
+	return key
+}
+
+// CanonicalLabels returns a copy of labels with canonical keys.
+func CanonicalLabels(labels map[string]string) map[string]string {
+	out := make(map[string]string, len(labels))
+	for k, v := range labels {
+		out[CanonicalLabel(k)] = v
+	}
+	return out
+}
+
+// MatchLabels reports whether have contains every pair of want. Keys of both
+// may be in either form. A nil or empty want matches everything.
+func MatchLabels(want, have map[string]string) bool {
+	for k, v := range want {
+		if got, ok := have[CanonicalLabel(k)]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,27 @@
+package mesh
+
+// MeshTrafficPermission says who may call the selected proxies. Without any, a
+// proxy that has an identity refuses everyone. Over all policies that select an
+// inbound, deny wins over allowWithShadowDeny, which wins over allow.
+type MeshTrafficPermission struct {
+	// TargetRef selects the proxies; absent means the whole mesh.
+	TargetRef *TargetRef `json:"targetRef,omitempty"`
+	// Rules hold the matches.
+	Rules []PermissionRule `json:"rules,omitempty"`
+}
+
+// PermissionRule is one rule.
+type PermissionRule struct {
+	// Default holds the lists.
+	Default PermissionConf `json:"default"`
+}
+
+// PermissionConf has the three lists.
+type PermissionConf struct {
+	// Allow lets callers in.
+	Allow []Match `json:"allow,omitempty"`
+	// AllowWithShadowDeny lets callers in and counts that they would be denied.
+	AllowWithShadowDeny []Match `json:"allowWithShadowDeny,omitempty"`
+	// Deny refuses callers, whatever else allows them.
+	Deny []Match `json:"deny,omitempty"`
+}

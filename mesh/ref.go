@@ -1,0 +1,54 @@
+package mesh
+
+// TargetRef selects what a policy applies to (top level), or the destination it
+// speaks of (`to`).
+type TargetRef struct {
+	// Kind is one of Mesh, Dataplane (top level) or Mesh, MeshService,
+	// MeshMultiZoneService, MeshHTTPRoute (`to`).
+	Kind KindName `json:"kind"`
+	// Labels that the target must all have; empty selects all of the kind.
+	Labels map[string]string `json:"labels,omitempty"`
+	// SectionName narrows to one inbound, listener or port, by name.
+	SectionName string `json:"sectionName,omitempty"`
+}
+
+// BackendRef names where traffic goes.
+type BackendRef struct {
+	// Kind is MeshService or MeshMultiZoneService.
+	Kind KindName `json:"kind"`
+	// Name is the display name; allowed in a Dataplane's outbounds only, where
+	// it is short for the label display-name and means the caller's own zone.
+	Name string `json:"name,omitempty"`
+	// Labels that the backend must all have. Several matches: the oldest.
+	Labels map[string]string `json:"labels,omitempty"`
+	// SectionName names the port instead of its number.
+	SectionName string `json:"sectionName,omitempty"`
+	// Port number of the backend.
+	Port uint32 `json:"port,omitempty"`
+	// Weight relative to the other backends; default 1, 0 sends nothing.
+	Weight *uint32 `json:"weight,omitempty"`
+}
+
+// Match of an inbound rule. Given fields must all hold; at least one is required.
+type Match struct {
+	// SpiffeID of the caller.
+	SpiffeID *SpiffeIDMatch `json:"spiffeID,omitempty"`
+	// SNI that the caller asked for.
+	SNI *SNIMatch `json:"sni,omitempty"`
+}
+
+// SpiffeIDMatch matches the caller's SPIFFE ID.
+type SpiffeIDMatch struct {
+	// Type is Exact or Prefix.
+	Type string `json:"type"`
+	// Value, for example "spiffe://default.east.mesh.local/workload/web".
+	Value string `json:"value"`
+}
+
+// SNIMatch matches the TLS server name.
+type SNIMatch struct {
+	// Type is Exact.
+	Type string `json:"type"`
+	// Value is the whole server name.
+	Value string `json:"value"`
+}

@@ -1,0 +1,53 @@
+package mesh
+
+// MeshTimeout bounds how long connections, requests and streams may take.
+// `rules` (inbound) and `to` (outbound) exclude each other.
+type MeshTimeout struct {
+	// TargetRef selects the proxies; absent means the whole mesh.
+	TargetRef *TargetRef `json:"targetRef,omitempty"`
+	// Rules for inbound traffic.
+	Rules []TimeoutRule `json:"rules,omitempty"`
+	// To for outbound traffic, by destination.
+	To []TimeoutTo `json:"to,omitempty"`
+}
+
+// TimeoutRule is the inbound half.
+type TimeoutRule struct {
+	// Matches limits the rule to some callers; empty is everyone.
+	Matches []Match `json:"matches,omitempty"`
+	// Default is what applies.
+	Default TimeoutConf `json:"default"`
+}
+
+// TimeoutTo is the outbound half.
+type TimeoutTo struct {
+	// TargetRef is the destination.
+	TargetRef TargetRef `json:"targetRef"`
+	// Default is what applies.
+	Default TimeoutConf `json:"default"`
+}
+
+// TimeoutConf is mergeable: nil inherits. Durations are Go durations ("1.5s");
+// 0 disables the timeout.
+type TimeoutConf struct {
+	// ConnectionTimeout bounds the TCP and TLS handshake; must be > 0.
+	ConnectionTimeout *Duration `json:"connectionTimeout,omitempty"`
+	// IdleTimeout closes a connection without traffic.
+	IdleTimeout *Duration `json:"idleTimeout,omitempty"`
+	// HTTP has the timeouts of HTTP traffic.
+	HTTP *TimeoutHTTP `json:"http,omitempty"`
+}
+
+// TimeoutHTTP are the timeouts of HTTP traffic.
+type TimeoutHTTP struct {
+	// RequestTimeout is for the whole response to arrive.
+	RequestTimeout *Duration `json:"requestTimeout,omitempty"`
+	// StreamIdleTimeout is for a stream without activity.
+	StreamIdleTimeout *Duration `json:"streamIdleTimeout,omitempty"`
+	// MaxStreamDuration bounds a stream's life.
+	MaxStreamDuration *Duration `json:"maxStreamDuration,omitempty"`
+	// MaxConnectionDuration bounds a connection's life; it is then drained.
+	MaxConnectionDuration *Duration `json:"maxConnectionDuration,omitempty"`
+	// RequestHeadersTimeout is for the request's headers to arrive.
+	RequestHeadersTimeout *Duration `json:"requestHeadersTimeout,omitempty"`
+}
