@@ -1,6 +1,9 @@
 package token
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
 // Use says whom a token is for.
 type Use string
@@ -33,3 +36,31 @@ type Claims struct {
 	// Issued and Expires.
 	Issued, Expires time.Time
 }
+
+// Why a token is refused; every error of Verify and of session tokens is one of these.
+var (
+	// ErrMalformed is a token that is no token, too long, or lacks what its use needs.
+	ErrMalformed = errors.New("token is malformed")
+	// ErrWrongUse is a token for somebody else, for example a zone's at the REST API.
+	ErrWrongUse = errors.New("token is for another use")
+	// ErrUnknownKey is a token whose key is not known here, or no longer.
+	ErrUnknownKey = errors.New("token is signed by an unknown key")
+	// ErrBadSignature is a forged or damaged token.
+	ErrBadSignature = errors.New("token has a bad signature")
+	// ErrNotYetValid is a token issued in the future, by more than a minute.
+	ErrNotYetValid = errors.New("token is not valid yet")
+	// ErrExpired is a token that has expired.
+	ErrExpired = errors.New("token has expired")
+	// ErrRevoked is a token on the list of revocations.
+	ErrRevoked = errors.New("token is revoked")
+)
+
+// Bounds of what is read from outside.
+const (
+	// MaxSize of a token in bytes.
+	MaxSize = 8 << 10
+	// MaxRevocations on one list.
+	MaxRevocations = 10_000
+	// Leeway for clocks that differ.
+	Leeway = time.Minute
+)
