@@ -149,3 +149,18 @@ type RequestMirror struct {
 	// Percentage of requests, 0-100, default 100.
 	Percentage *Decimal `json:"percentage,omitempty"`
 }
+
+// TopTarget implements Policy.
+func (s *MeshHTTPRoute) TopTarget() *TargetRef { return s.TargetRef }
+
+// ToItems implements Policy; see HTTPRules.
+func (s *MeshHTTPRoute) ToItems() []ToItem {
+	out := make([]ToItem, len(s.To))
+	for i := range s.To {
+		out[i] = ToItem{Target: s.To[i].TargetRef, Conf: &HTTPRouteRules{Rules: s.To[i].Rules}}
+	}
+	return out
+}
+
+// RuleItems implements Policy; a route has none.
+func (s *MeshHTTPRoute) RuleItems() []RuleItem { return nil }

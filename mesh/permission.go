@@ -25,3 +25,18 @@ type PermissionConf struct {
 	// Deny refuses callers, whatever else allows them.
 	Deny []Match `json:"deny,omitempty"`
 }
+
+// TopTarget implements Policy.
+func (s *MeshTrafficPermission) TopTarget() *TargetRef { return s.TargetRef }
+
+// ToItems implements Policy; a permission has none.
+func (s *MeshTrafficPermission) ToItems() []ToItem { return nil }
+
+// RuleItems implements Policy.
+func (s *MeshTrafficPermission) RuleItems() []RuleItem {
+	out := make([]RuleItem, len(s.Rules))
+	for i := range s.Rules {
+		out[i] = RuleItem{Conf: &s.Rules[i].Default}
+	}
+	return out
+}

@@ -52,3 +52,13 @@ type SNIMatch struct {
 	// Value is the whole server name.
 	Value string `json:"value"`
 }
+
+// Types of matches.
+const (
+	MatchExact             = "Exact"
+	MatchPrefix            = "Prefix"
+	MatchPathPrefix        = "PathPrefix"
+	MatchRegularExpression = "RegularExpression"
+	MatchPresent           = "Present"
+	MatchAbsent            = "Absent"
+)

@@ -27,3 +27,22 @@ type TCPRouteConf struct {
 	// BackendRefs with weights; absent means the destination itself.
 	BackendRefs *[]BackendRef `json:"backendRefs,omitempty"`
 }
+
+// TopTarget implements Policy.
+func (s *MeshTCPRoute) TopTarget() *TargetRef { return s.TargetRef }
+
+// ToItems implements Policy.
+func (s *MeshTCPRoute) ToItems() []ToItem {
+	var out []ToItem
+	for i := range s.To {
+		conf := &TCPRouteConf{}
+		if len(s.To[i].Rules) > 0 {
+			conf = &s.To[i].Rules[0].Default
+		}
+		out = append(out, ToItem{Target: s.To[i].TargetRef, Conf: conf})
+	}
+	return out
+}
+
+// RuleItems implements Policy; a route has none.
+func (s *MeshTCPRoute) RuleItems() []RuleItem { return nil }

@@ -51,3 +51,24 @@ type TimeoutHTTP struct {
 	// RequestHeadersTimeout is for the request's headers to arrive.
 	RequestHeadersTimeout *Duration `json:"requestHeadersTimeout,omitempty"`
 }
+
+// TopTarget implements Policy.
+func (s *MeshTimeout) TopTarget() *TargetRef { return s.TargetRef }
+
+// ToItems implements Policy.
+func (s *MeshTimeout) ToItems() []ToItem {
+	out := make([]ToItem, len(s.To))
+	for i := range s.To {
+		out[i] = ToItem{Target: s.To[i].TargetRef, Conf: &s.To[i].Default}
+	}
+	return out
+}
+
+// RuleItems implements Policy.
+func (s *MeshTimeout) RuleItems() []RuleItem {
+	out := make([]RuleItem, len(s.Rules))
+	for i := range s.Rules {
+		out[i] = RuleItem{Matches: s.Rules[i].Matches, Conf: &s.Rules[i].Default}
+	}
+	return out
+}

@@ -1,0 +1,296 @@
+package mesh
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"text/template/parse"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// Defaults of MeshIdentity.
+const (
+	DefaultTrustDomain     = "{{ .Mesh }}.{{ .Zone }}.mesh.local"
+	DefaultPathUniversal   = "/workload/{{ .Workload }}"
+	DefaultPathKubernetes  = "/ns/{{ .Namespace }}/sa/{{ .ServiceAccount }}"
+	DefaultLeafLife        = 24 * time.Hour
+	ProviderBundled        = "Bundled"
+	maxTemplate            = 1024
+	maxSpiffeID            = 2048
+	maxTrustDomain         = 253
+	labelKubeServiceAcc    = "k8s." + LabelPrefix + "service-account"
+	meshTrustCreationOn    = "Enabled"
+	meshTrustCreationOff   = "Disabled"
+	identityTypeSpiffeID   = "SpiffeID"
+	caBundleTypePEM        = "Pem"
+	spiffeIDScheme         = "spiffe://"
+	sniAliasMeshService    = "sni.msvc."
+	sampleForTemplateCheck = "sample"
+)
+
+// IdentitySubject is the proxy, or class of proxies, that wants an identity.
+type IdentitySubject struct {
+	// Mesh and Zone it is in.
+	Mesh, Zone string
+	// Name of the Dataplane; for a class it may be empty.
+	Name string
+	// Labels with canonical keys; the label workload is what .Workload stands for.
+	Labels map[string]string
+}
+
+// IdentityDecision is the identity that a proxy gets.
+type IdentityDecision struct {
+	// SpiffeID, for example "spiffe://default.west.mesh.local/workload/backend".
+	SpiffeID string
+	// TrustDomain, for example "default.west.mesh.local".
+	TrustDomain string
+	// Source is the MeshIdentity that decided, at Revision.
+	Source   Key
+	Revision Revision
+	// Provider that signs.
+	Provider IdentityProvider
+	// Expiry is the life of a leaf certificate.
+	Expiry time.Duration
+	// PublishTrust says whether the zone makes the bundle known by itself.
+	PublishTrust bool
+}
+
+// IdentityFor decides the identity of a proxy. Of the MeshIdentities that select
+// it, the one with the most labels counts, then the first by name. Without one
+// the decision is nil. If the one that counts yields no valid SPIFFE ID the
+// decision is nil with problems; there is no second choice.
+func IdentityFor(identities []PolicyResource, who IdentitySubject) (*IdentityDecision, Problems) {
+	var best *PolicyResource
+	for i := range identities {
+		p := &identities[i]
+		spec, ok := p.Decoded.(*MeshIdentity)
+		if !ok || p.Mesh != who.Mesh || !zoneSelects(&p.Resource, who.Zone) || !matchNamed(spec.labels(), who.Labels, who.Name) {
+			continue
+		}
+		if best == nil || compareIdentity(p, best) < 0 {
+			best = p
+		}
+	}
+	if best == nil {
+		return nil, nil
+	}
+	spec := best.Decoded.(*MeshIdentity)
+	id, problems := spec.render(who)
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	d := &IdentityDecision{SpiffeID: id.String(), TrustDomain: id.TrustDomain().Name(), Source: best.Key, Revision: best.Revision,
+		Provider: spec.Provider, Expiry: DefaultLeafLife, PublishTrust: true}
+	if b := spec.Provider.Bundled; b != nil {
+		d.PublishTrust = b.MeshTrustCreation != meshTrustCreationOff
+		if b.CertificateParameters != nil && b.CertificateParameters.Expiry != nil {
+			d.Expiry = b.CertificateParameters.Expiry.Duration
+		}
+	}
+	return d, nil
+}
+
+// compareIdentity is negative when a counts before b.
+func compareIdentity(a, b *PolicyResource) int {
+	return cmp.Or(
+		len(b.Decoded.(*MeshIdentity).labels())-len(a.Decoded.(*MeshIdentity).labels()),
+		strings.Compare(a.DisplayName(), b.DisplayName()),
+		strings.Compare(a.Key.String(), b.Key.String()),
+	)
+}
+
+func (s *MeshIdentity) labels() map[string]string {
+	if s.Selector == nil || s.Selector.Dataplane == nil {
+		return nil
+	}
+	return s.Selector.Dataplane.MatchLabels
+}
+
+// TrustDomainsOf returns the trust domains that the MeshIdentities of a mesh
+// yield for a zone, sorted, whatever labels they select by: what that zone may
+// publish bundles for.
+func TrustDomainsOf(identities []PolicyResource, mesh, zone string) []string {
+	var out []string
+	for i := range identities {
+		p := &identities[i]
+		spec, ok := p.Decoded.(*MeshIdentity)
+		if !ok || p.Mesh != mesh || !zoneSelects(&p.Resource, zone) {
+			continue
+		}
+		td, problems := spec.trustDomain(IdentitySubject{Mesh: mesh, Zone: zone})
+		if len(problems) == 0 {
+			out = append(out, td.Name())
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+func (s *MeshIdentity) trustDomain(who IdentitySubject) (spiffeid.TrustDomain, Problems) {
+	var problems Problems
+	text := DefaultTrustDomain
+	if s.SpiffeID != nil && s.SpiffeID.TrustDomain != "" {
+		text = s.SpiffeID.TrustDomain
+	}
+	name, err := expand(text, who)
+	if err != nil {
+		problems.Addf("spiffeID.trustDomain", "%v", err)
+		return spiffeid.TrustDomain{}, problems
+	}
+	td, err := parseTrustDomain(name)
+	if err != nil {
+		problems.Addf("spiffeID.trustDomain", "%v", err)
+	}
+	return td, problems
+}
+
+// render makes the SPIFFE ID of a proxy.
+func (s *MeshIdentity) render(who IdentitySubject) (spiffeid.ID, Problems) {
+	td, problems := s.trustDomain(who)
+	text := DefaultPathUniversal
+	if who.Labels[LabelNamespace] != "" {
+		text = DefaultPathKubernetes
+	}
+	if s.SpiffeID != nil && s.SpiffeID.Path != "" {
+		text = s.SpiffeID.Path
+	}
+	path, err := expand(text, who)
+	if err != nil {
+		problems.Addf("spiffeID.path", "%v", err)
+	}
+	if len(problems) > 0 {
+		return spiffeid.ID{}, problems
+	}
+	id, err := spiffeid.FromPath(td, path)
+	switch {
+	case err != nil:
+		problems.Addf("spiffeID.path", "yields %q, which is no path of a SPIFFE ID: %v; allowed are segments of letters, digits, '-', '_' and '.', each after a '/'", path, err)
+	case path == "":
+		problems.Addf("spiffeID.path", "is empty for this proxy; it must begin with '/'")
+	case len(id.String()) > maxSpiffeID:
+		problems.Addf("spiffeID", "yields an ID of %d octets; at most %d are allowed", len(id.String()), maxSpiffeID)
+	}
+	return id, problems
+}
+
+func parseTrustDomain(name string) (spiffeid.TrustDomain, error) {
+	switch {
+	case name == "":
+		return spiffeid.TrustDomain{}, fmt.Errorf("is empty; a trust domain such as \"default.west.mesh.local\" is required")
+	case len(name) > maxTrustDomain:
+		return spiffeid.TrustDomain{}, fmt.Errorf("has %d octets; a trust domain has at most %d", len(name), maxTrustDomain)
+	case strings.Contains(name, ":"), strings.Contains(name, "/"):
+		return spiffeid.TrustDomain{}, fmt.Errorf("%q is no trust domain; give it without \"spiffe://\" and path", name)
+	}
+	td, err := spiffeid.TrustDomainFromString(name)
+	if err != nil {
+		return td, fmt.Errorf("%q is no trust domain: lower-case letters, digits, '-', '_' and '.' are allowed", name)
+	}
+	return td, nil
+}
+
+// expand fills a template of MeshIdentity. Only {{ .Field }} and
+// {{ label "key" }} exist: nothing that loops, so that any text is cheap.
+func expand(text string, who IdentitySubject) (string, error) {
+	if len(text) > maxTemplate {
+		return "", fmt.Errorf("has %d octets; a template has at most %d", len(text), maxTemplate)
+	}
+	trees, err := parse.Parse("template", text, "", "", map[string]any{"label": true})
+	if err != nil {
+		return "", fmt.Errorf("is no template: %s", strings.TrimPrefix(err.Error(), "template: template:"))
+	}
+	var b strings.Builder
+	tree := trees["template"]
+	if tree == nil || tree.Root == nil || len(trees) > 1 {
+		return "", fmt.Errorf("is no template: only text, {{ .Field }} and {{ label \"key\" }} are allowed")
+	}
+	for _, node := range tree.Root.Nodes {
+		if t, ok := node.(*parse.TextNode); ok {
+			b.Write(t.Text)
+			continue
+		}
+		value, err := evaluate(node, who)
+		if err != nil {
+			return "", err
+		}
+		if strings.Contains(value, "/") {
+			return "", fmt.Errorf("%s is %q; a value must not contain '/'", node, value)
+		}
+		b.WriteString(value)
+		if b.Len() > 2*maxSpiffeID {
+			return "", fmt.Errorf("yields more than %d octets", 2*maxSpiffeID)
+		}
+	}
+	return b.String(), nil
+}
+
+func evaluate(node parse.Node, who IdentitySubject) (string, error) {
+	unsupported := fmt.Errorf("%s: only {{ .Mesh }}, .Zone, .Workload, .Namespace, .ServiceAccount and {{ label \"key\" }} are allowed", node)
+	action, ok := node.(*parse.ActionNode)
+	if !ok || len(action.Pipe.Decl) > 0 || len(action.Pipe.Cmds) != 1 {
+		return "", unsupported
+	}
+	switch args := action.Pipe.Cmds[0].Args; {
+	case len(args) == 1 && args[0].Type() == parse.NodeField:
+		return field(args[0].(*parse.FieldNode), who, unsupported)
+	case len(args) == 2 && args[0].Type() == parse.NodeIdentifier && args[1].Type() == parse.NodeString:
+		key := args[1].(*parse.StringNode).Text
+		if args[0].(*parse.IdentifierNode).Ident != "label" {
+			return "", unsupported
+		}
+		value, ok := who.Labels[CanonicalLabel(key)]
+		if !ok && CanonicalLabel(key) == LabelDisplayName && who.Name != "" {
+			value, ok = who.Name, true
+		}
+		if !ok {
+			return "", fmt.Errorf("uses label %q, which the proxy does not have", key)
+		}
+		return value, nil
+	}
+	return "", unsupported
+}
+
+func field(n *parse.FieldNode, who IdentitySubject, unsupported error) (string, error) {
+	if len(n.Ident) != 1 {
+		return "", unsupported
+	}
+	var value, label string
+	switch n.Ident[0] {
+	case "Mesh":
+		value = who.Mesh
+	case "Zone":
+		value = who.Zone
+	case "Workload":
+		label = LabelWorkload
+	case "Namespace":
+		label = LabelNamespace
+	case "ServiceAccount":
+		label = labelKubeServiceAcc
+	default:
+		return "", unsupported
+	}
+	if label != "" {
+		value = who.Labels[label]
+	}
+	if value == "" {
+		if label == "" {
+			return "", fmt.Errorf("uses .%s, which is not known", n.Ident[0])
+		}
+		return "", fmt.Errorf("uses .%s, but the proxy has no label %s", n.Ident[0], label)
+	}
+	return value, nil
+}
+
+// SNIAlias is the longer way in which users may name one port of one service in
+// a match by SNI: sni.msvc.<mesh>.<zone>[.<namespace>].<name>.<port name>. It is
+// compared, never parsed.
+func SNIAlias(mesh, zone, namespace, name, portName string) string {
+	parts := []string{mesh, zone, namespace, name, portName}
+	if namespace == "" {
+		parts = slices.Delete(parts, 2, 3)
+	}
+	return sniAliasMeshService + strings.Join(parts, ".")
+}
