@@ -1,0 +1,211 @@
+package mesh
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"maps"
+	"regexp"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+)
+
+// Bounds of what a zone may tell of itself.
+const (
+	// MaxFactBytes bounds spec and status of one fact together.
+	MaxFactBytes = 256 << 10
+	// MaxFactLabels bounds the labels of one fact.
+	MaxFactLabels = 64
+	// maxFactText bounds a label's key and value and a name.
+	maxFactText = 253
+	// maxTrustCertificates bounds the authorities in one MeshTrust.
+	maxTrustCertificates = 64
+)
+
+var (
+	factLabelName = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$`)
+	factName      = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
+)
+
+// NormalizeFact returns the resource as its owner must publish it: the key and
+// the labels say the owning zone, and revision and times, which are the store's,
+// are cleared. Both ends of a stream normalize, so that their digests agree.
+func NormalizeFact(zone string, r Resource) Resource {
+	out := Resource{Key: r.Key, Labels: r.Labels, Spec: r.Spec, Status: r.Status}
+	out.Zone = zone
+	if r.Labels[LabelZone] != zone || r.Labels[LabelOrigin] != "zone" {
+		labels := make(map[string]string, len(r.Labels)+2)
+		maps.Copy(labels, r.Labels)
+		labels[LabelZone], labels[LabelOrigin] = zone, "zone"
+		out.Labels = labels
+	}
+	return out
+}
+
+// CheckFact checks a resource that says that it is owned by zone, whoever
+// carries it. The list trustDomains has those that the identities of the
+// resource's mesh yield in that zone; a MeshTrust of any other domain, or a
+// MeshService that claims an identity outside of them, is a lie. Unknown fields
+// of a spec are no problem: a newer zone may have more to tell.
+func CheckFact(zone string, r Resource, trustDomains []string) Problems {
+	var ps Problems
+	if r.Key.Zone != zone {
+		ps.Addf("zone", "must be %q, the zone that tells it, not %q", zone, r.Key.Zone)
+	}
+	k, ok := KindByName(r.Kind)
+	if !ok {
+		ps.Addf("type", "unknown kind %q", clip(string(r.Kind)))
+		return ps
+	}
+	if !k.Flow.Has(ZoneToGlobal) {
+		ps.Addf("type", "a zone may not write kind %s", k.Name)
+		return ps
+	}
+	checkFactKey(k, r, &ps)
+	if n := len(r.Spec) + len(r.Status); n > MaxFactBytes {
+		ps.Addf("spec", "spec and status have %d bytes, at most %d are allowed", n, MaxFactBytes)
+		return ps
+	}
+	if len(r.Status) > 0 && !json.Valid(r.Status) {
+		ps.Addf("status", "must be JSON")
+	}
+	spec := k.New()
+	if err := json.Unmarshal(specOrEmpty(r.Spec), spec); err != nil {
+		ps.Addf("spec", "%v", err)
+		return ps
+	}
+	ps.In("spec", spec.Validate())
+	switch s := spec.(type) {
+	case *MeshTrust:
+		checkTrustFact(s, trustDomains, &ps)
+	case *MeshService:
+		for i, id := range s.Identities {
+			if !slices.ContainsFunc(trustDomains, func(td string) bool { return strings.HasPrefix(id.Value, "spiffe://"+td+"/") }) {
+				ps.Addf("spec.identities["+strconv.Itoa(i)+"].value", "%q is not in a trust domain of zone %s (%s)", clip(id.Value), zone, strings.Join(trustDomains, ", "))
+			}
+		}
+	}
+	return ps
+}
+
+func checkFactKey(k Kind, r Resource, ps *Problems) {
+	switch {
+	case k.DNSLabel && !factLabelName.MatchString(r.Name):
+		ps.Addf("name", "%q must be an RFC 1035 label: at most 63 of a-z, 0-9 and '-', starting with a letter", clip(r.Name))
+	case !factName.MatchString(r.Name):
+		ps.Addf("name", "%q must have 1 to %d of a-z, 0-9, '-' and '.'", clip(r.Name), maxFactText)
+	}
+	if k.Scope == ScopeMesh && !factLabelName.MatchString(r.Mesh) {
+		ps.Addf("mesh", "%q must be an RFC 1035 label", clip(r.Mesh))
+	}
+	if k.Scope == ScopeGlobal && r.Mesh != "" {
+		ps.Addf("mesh", "must be empty for kind %s", k.Name)
+	}
+	if len(r.Labels) > MaxFactLabels {
+		ps.Addf("labels", "has %d labels, at most %d are allowed", len(r.Labels), MaxFactLabels)
+		return
+	}
+	for _, key := range slices.Sorted(maps.Keys(r.Labels)) {
+		if key == "" || len(key) > maxFactText || len(r.Labels[key]) > maxFactText {
+			ps.Addf("labels", "key and value of %q must have at most %d octets", clip(key), maxFactText)
+		}
+	}
+}
+
+func checkTrustFact(s *MeshTrust, trustDomains []string, ps *Problems) {
+	if !slices.Contains(trustDomains, s.TrustDomain) {
+		ps.Addf("spec.trustDomain", "%q is not a trust domain of this zone (%s)", clip(s.TrustDomain), strings.Join(trustDomains, ", "))
+	}
+	count := 0
+	for i, b := range s.CABundles {
+		field := "spec.caBundles[" + strconv.Itoa(i) + "].pem.value"
+		rest := []byte(b.PEM.Value)
+		for {
+			var block *pem.Block
+			if block, rest = pem.Decode(rest); block == nil {
+				break
+			}
+			if count++; count > maxTrustCertificates {
+				ps.Addf(field, "more than %d certificates in one MeshTrust", maxTrustCertificates)
+				return
+			}
+			if block.Type != "CERTIFICATE" {
+				ps.Addf(field, "holds a PEM block %q; only CERTIFICATE is allowed, a private key never leaves its zone", clip(block.Type))
+				continue
+			}
+			if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+				ps.Addf(field, "%v", err)
+			}
+		}
+	}
+	if count == 0 {
+		ps.Addf("spec.caBundles", "must hold at least one certificate")
+	}
+}
+
+// FactDigest is the digest of one fact's content: key, labels, spec and status.
+func FactDigest(r Resource) [sha256.Size]byte {
+	h := sha256.New()
+	text := func(s string) {
+		var n [4]byte
+		binary.BigEndian.PutUint32(n[:], uint32(len(s)))
+		h.Write(n[:])
+		h.Write([]byte(s))
+	}
+	for _, s := range []string{string(r.Kind), r.Mesh, r.Zone, r.Name} {
+		text(s)
+	}
+	for _, k := range slices.Sorted(maps.Keys(r.Labels)) {
+		text(k)
+		text(r.Labels[k])
+	}
+	text("")
+	text(string(r.Spec))
+	text(string(r.Status))
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// CombineFacts is the digest over a set of facts, given the digest of each, as
+// 64 lower-case hex characters. The order of the map does not matter.
+func CombineFacts(facts map[Key][sha256.Size]byte) string {
+	all := make([][sha256.Size]byte, 0, len(facts))
+	for _, d := range facts {
+		all = append(all, d)
+	}
+	sort.Slice(all, func(i, j int) bool { return string(all[i][:]) < string(all[j][:]) })
+	h := sha256.New()
+	for i := range all {
+		h.Write(all[i][:])
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// FactsDigest is the digest over a set of normalized facts; zone and global
+// compare theirs to know that nothing has to be sent.
+func FactsDigest(facts map[Key]Resource) string {
+	digests := make(map[Key][sha256.Size]byte, len(facts))
+	for k, r := range facts {
+		digests[k] = FactDigest(r)
+	}
+	return CombineFacts(digests)
+}
+
+func specOrEmpty(spec json.RawMessage) json.RawMessage {
+	if len(spec) == 0 {
+		return json.RawMessage("{}")
+	}
+	return spec
+}
+
+// clip shortens foreign text for an error message.
+func clip(s string) string {
+	if len(s) > 80 {
+		return s[:80] + "…"
+	}
+	return s
+}
