@@ -1,0 +1,167 @@
+package xds
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+
+	"github.com/tombolo-mesh/tombolo/mesh/ir"
+	"github.com/tombolo-mesh/tombolo/xds/delta"
+)
+
+// Resource types that this package produces.
+const (
+	ClusterType   = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+	EndpointType  = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+	ListenerType  = "type.googleapis.com/envoy.config.listener.v3.Listener"
+	RouteType     = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+	SecretType    = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+	ExtensionType = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
+)
+
+// Build returns what every proxy of the class shares: clusters, outbound
+// listeners, routes and extension configurations. Endpoints and bundles have
+// builders of their own, since they change by themselves.
+func Build(p *ir.Proxy) ([]*delta.Resource, error) {
+	b := &builder{}
+	if p.Class.Role == ir.Ingress {
+		for i := range p.Exports {
+			b.add(exportCluster(&p.Exports[i]))
+		}
+		return b.resources, b.err
+	}
+	for i := range p.Destinations {
+		b.add(destinationCluster(&p.Destinations[i], p.Zone))
+	}
+	for i := range p.Gateways {
+		b.add(gatewayCluster(&p.Gateways[i]))
+	}
+	if len(p.Gateways) > 0 {
+		b.add(remotePeersListener())
+	}
+	routes := map[string]bool{}
+	for i := range p.Outbounds {
+		o := &p.Outbounds[i]
+		b.add(outboundListener(o))
+		if !o.Protocol.IsHTTP() {
+			b.add(outboundTCP(o))
+		} else if !routes[o.Name] {
+			routes[o.Name] = true
+			b.add(outboundRoutes(o))
+		}
+	}
+	for i := range p.Inbounds {
+		in := &p.Inbounds[i]
+		b.add(permission(in))
+		if in.Protocol.IsHTTP() {
+			b.add(inboundRoutes(in))
+		} else {
+			b.add(inboundTCP(in))
+		}
+	}
+	return b.resources, b.err
+}
+
+// BuildInstance returns what one proxy has of its own: listeners at its
+// addresses and clusters towards its application.
+func BuildInstance(p *ir.Proxy, own *ir.Instance) ([]*delta.Resource, error) {
+	b := &builder{}
+	if p.Class.Role == ir.Ingress {
+		for i := range p.Class.Listeners {
+			b.add(ingressListener(p, i, own.Listeners[i]))
+		}
+		return b.resources, b.err
+	}
+	for i := range p.Inbounds {
+		b.add(inboundListener(&p.Inbounds[i], own.Inbounds[i].Address))
+		b.add(inboundCluster(&p.Inbounds[i], own.Inbounds[i].ServiceAddress))
+	}
+	return b.resources, b.err
+}
+
+// BuildEndpoints returns the hosts behind a name.
+func BuildEndpoints(set *ir.EndpointSet) (*delta.Resource, error) {
+	b := &builder{}
+	b.add(loadAssignment(set))
+	if b.err != nil {
+		return nil, b.err
+	}
+	return b.resources[0], nil
+}
+
+// BuildBundles returns the trust bundles of a mesh. It refuses an empty set: with
+// one Envoy would turn every peer away, and ACK it.
+func BuildBundles(trust []ir.TrustBundle) (*delta.Resource, error) {
+	if len(trust) == 0 {
+		return nil, fmt.Errorf("no trust bundle: an empty set would refuse every peer")
+	}
+	b := &builder{}
+	b.add(bundles(trust))
+	if b.err != nil {
+		return nil, b.err
+	}
+	return b.resources[0], nil
+}
+
+// builder marshals each message once and remembers the first error.
+type builder struct {
+	resources []*delta.Resource
+	err       error
+}
+
+func (b *builder) add(m proto.Message) {
+	body, err := marshal.Marshal(m)
+	if err != nil {
+		if b.err == nil {
+			b.err = fmt.Errorf("marshal %s: %w", m.ProtoReflect().Descriptor().FullName(), err)
+		}
+		return
+	}
+	sum := sha256.Sum256(body)
+	r := &delta.Resource{Version: hex.EncodeToString(sum[:8]), Body: body}
+	switch m := m.(type) {
+	case *clusterv3.Cluster:
+		r.TypeURL, r.Name = ClusterType, m.Name
+		if m.GetType() == clusterv3.Cluster_EDS {
+			r.Endpoints = m.Name
+		}
+	case *endpointv3.ClusterLoadAssignment:
+		r.TypeURL, r.Name = EndpointType, m.ClusterName
+	case *listenerv3.Listener:
+		r.TypeURL, r.Name = ListenerType, m.Name
+	case *routev3.RouteConfiguration:
+		r.TypeURL, r.Name = RouteType, m.Name
+	case *tlsv3.Secret:
+		r.TypeURL, r.Name = SecretType, m.Name
+	case *corev3.TypedExtensionConfig:
+		r.TypeURL, r.Name = ExtensionType, m.Name
+	default:
+		b.err = fmt.Errorf("%T is not a resource", m)
+		return
+	}
+	b.resources = append(b.resources, r)
+}
+
+// marshal is deterministic: same message, same bytes.
+var marshal = proto.MarshalOptions{Deterministic: true}
+
+// pack wraps a message that this package just made. Marshalling such a message
+// fails on invalid UTF-8 alone, which validation keeps out; the empty Any that
+// remains then is refused by Envoy, never obeyed.
+func pack(m proto.Message) *anypb.Any {
+	out := &anypb.Any{}
+	if err := anypb.MarshalFrom(out, m, marshal); err != nil {
+		return &anypb.Any{TypeUrl: "type.googleapis.com/" + string(m.ProtoReflect().Descriptor().FullName()), Value: []byte{0xff}}
+	}
+	return out
+}
