@@ -100,8 +100,9 @@ type Proxy struct {
 	Exports []Export
 	// Trust of the mesh: the bundles that peers are verified against.
 	Trust []TrustBundle
-	// Problems found on the way, for the status of the resource they name.
-	Problems []Problem
+	// Problems found on the way, for the status of the resource they name,
+	// sorted. Hash and Equal do not see them.
+	Problems []Problem `json:"-"`
 }
 
 // Problem is something that a compile could not honour.
@@ -119,8 +120,9 @@ type Source struct {
 	Key mesh.Key
 	// Path inside its spec, for example "rules[0].default.allow[1]".
 	Path string
-	// Revision of the policy.
-	Revision mesh.Revision
+	// Revision of the policy. It is for explanations only: Hash and Equal do not
+	// see it, and nothing that is sent to a proxy may contain it.
+	Revision mesh.Revision `json:"-"`
 }
 
 // Inbound is one inbound's behaviour.
@@ -132,6 +134,11 @@ type Inbound struct {
 	Timeouts Timeouts
 	// Matched timeouts for some callers, most specific first.
 	Matched []MatchedTimeouts
+	// Confs are the effective `rules` configurations for every caller.
+	Confs Confs
+	// Rules are the `rules` configurations for some callers: kinds in the order
+	// of mesh.Kinds, within a kind the most specific match first.
+	Rules []MatchedConf
 	// Generation grows when the permission of a TCP inbound is tightened.
 	Generation uint64
 }
@@ -175,6 +182,10 @@ type Outbound struct {
 	Backends []WeightedBackend
 	// Timeouts of the downstream side.
 	Timeouts Timeouts
+	// Confs are the effective `to` configurations for the backend addressed.
+	Confs Confs
+	// Source of Backends; zero when they are the backend addressed itself.
+	Source Source
 }
 
 // Route is one HTTP rule of an outbound.
@@ -191,6 +202,8 @@ type Route struct {
 	Backends []WeightedBackend
 	// Timeouts of requests on this route.
 	Timeouts Timeouts
+	// Confs are the effective `to` configurations for this route.
+	Confs Confs
 	// Source of the rule; zero for the default route.
 	Source Source
 }
@@ -215,8 +228,13 @@ type Destination struct {
 	Name string
 	// Protocol of the port.
 	Protocol Protocol
+	// Backend is the service, and Port the port of it, that this cluster is for.
+	Backend mesh.Key
+	Port    uint32
 	// Peers that may answer: one per (service, zone), sorted by name.
 	Peers []Peer
+	// Confs are the effective `to` configurations for this destination.
+	Confs Confs
 	// Timeouts of upstream connections.
 	Timeouts Timeouts
 }

@@ -1,0 +1,203 @@
+package ir
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"maps"
+	"strconv"
+	"strings"
+
+	"github.com/tombolo-mesh/tombolo/mesh"
+)
+
+// Values of fields that the kinds spell as strings.
+const (
+	stateReady    = "Ready"
+	stateIgnored  = "Ignored"
+	zoneIngress   = "ZoneIngress"
+	unavailable   = "Unavailable"
+	loopback      = "127.0.0.1"
+	anonymousProx = "proxy"
+)
+
+// ClassOf splits a Dataplane into what it shares with its replicas and what is
+// its own. It returns nil twice for an object that is not a Dataplane.
+//
+// Health and state do not count (they live in endpoint sets alone), except for
+// inbounds with state Ignored, which do not exist. The label display-name is
+// the proxy's own and left out; see Named for proxies that a policy calls by name.
+func ClassOf(dp *Object) (*Class, *Instance) {
+	spec, ok := dp.Decoded.(*mesh.Dataplane)
+	if !ok {
+		return nil, nil
+	}
+	c := &Class{Mesh: dp.Mesh, Labels: map[string]string{}}
+	for k, v := range dp.Labels {
+		if k = mesh.CanonicalLabel(k); k != mesh.LabelDisplayName {
+			c.Labels[k] = v
+		}
+	}
+	in := &Instance{}
+	net := spec.Networking
+	for _, l := range net.Listeners {
+		c.Role = Ingress
+		in.Listeners = append(in.Listeners, or(l.Address, net.Address))
+		c.Listeners = append(c.Listeners, mesh.Listener{Type: l.Type, Port: l.Port, Name: or(l.Name, number(l.Port))})
+	}
+	for _, i := range net.Inbound {
+		if i.State == stateIgnored {
+			continue
+		}
+		class, instance := inboundOf(i, net.Address)
+		c.Inbounds = append(c.Inbounds, class)
+		in.Inbounds = append(in.Inbounds, instance)
+	}
+	for _, o := range net.Outbound {
+		o.Address = or(o.Address, loopback)
+		o.BackendRef.Labels = canonicalOrNil(o.BackendRef.Labels)
+		c.Outbounds = append(c.Outbounds, o)
+	}
+	c.ID = c.id()
+	return c, in
+}
+
+// Named is a copy of c for the one proxy of that name: a class of its own. The
+// caller takes it when NamedProxies mentions the proxy.
+func (c *Class) Named(name string) *Class {
+	n := *c
+	n.Name = name
+	n.ID = n.id()
+	return &n
+}
+
+// NamedProxies is the set of Dataplanes (display names) that some policy,
+// identity or service of the mesh selects by name. Those cannot share a class,
+// since the policy means one of the replicas. What it reads is recorded.
+func NamedProxies(r Reader, meshName string) map[string]bool {
+	names := map[string]bool{}
+	add := func(labels map[string]string) {
+		if name := mesh.CanonicalLabels(labels)[mesh.LabelDisplayName]; name != "" {
+			names[name] = true
+		}
+	}
+	for _, k := range mesh.Kinds() {
+		if k.Policy == nil {
+			continue
+		}
+		for _, o := range r.List(Query{Kind: k.Name, Mesh: meshName, Index: ByMesh}) {
+			if ref := topTarget(o); ref != nil && ref.Kind == mesh.KindDataplane {
+				add(ref.Labels)
+			}
+		}
+	}
+	for _, o := range r.List(Query{Kind: mesh.KindMeshIdentity, Mesh: meshName, Index: ByMesh}) {
+		if id, ok := o.Decoded.(*mesh.MeshIdentity); ok && id.Selector != nil && id.Selector.Dataplane != nil {
+			add(id.Selector.Dataplane.MatchLabels)
+		}
+	}
+	for _, o := range r.List(Query{Kind: mesh.KindMeshService, Mesh: meshName, Index: ByZone, Value: r.Zone()}) {
+		svc, ok := o.Decoded.(*mesh.MeshService)
+		if !ok {
+			continue
+		}
+		if svc.Selector.DataplaneRef != nil {
+			names[svc.Selector.DataplaneRef.Name] = true
+		}
+		if svc.Selector.DataplaneLabels != nil {
+			add(svc.Selector.DataplaneLabels.MatchLabels)
+		}
+	}
+	return names
+}
+
+// topTarget reads the top-level targetRef that every policy kind has.
+func topTarget(o *Object) *mesh.TargetRef {
+	var spec struct {
+		TargetRef *mesh.TargetRef `json:"targetRef"`
+	}
+	if json.Unmarshal(o.Spec, &spec) != nil {
+		return nil
+	}
+	return spec.TargetRef
+}
+
+func inboundOf(i mesh.Inbound, address string) (ClassInbound, InstanceInbound) {
+	c := ClassInbound{
+		Name:        or(i.Name, number(i.Port)),
+		Port:        i.Port,
+		ServicePort: i.ServicePort,
+		Protocol:    protocolOf(i.Protocol),
+	}
+	if c.ServicePort == 0 {
+		c.ServicePort = c.Port
+	}
+	app := loopback
+	if c.ServicePort != c.Port {
+		app = address
+	}
+	return c, InstanceInbound{Address: or(i.Address, address), ServiceAddress: or(i.ServiceAddress, app)}
+}
+
+// id digests everything that is not the id: "web-3f9a2c41d07e".
+func (c *Class) id() string {
+	n := *c
+	n.ID = ""
+	b, err := json.Marshal(n)
+	if err != nil { // a Class has only strings and numbers
+		b = []byte(err.Error())
+	}
+	sum := sha256.Sum256(b)
+	return workloadName(c.Labels[mesh.LabelWorkload]) + "-" + hex.EncodeToString(sum[:6])
+}
+
+// workloadName is the readable half of a class id: labels are hostile input.
+func workloadName(s string) string {
+	const maxLabel = 63
+	if s == "" || len(s) > maxLabel || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+		return anonymousProx
+	}
+	return s
+}
+
+// protocolOf is tolerant: what is unknown is opaque.
+func protocolOf(s string) Protocol {
+	switch p := Protocol(s); p {
+	case HTTP, HTTP2, GRPC:
+		return p
+	default:
+		return TCP
+	}
+}
+
+// labelsOf are the labels of an object with the ones that follow from its key.
+func labelsOf(o *Object) map[string]string {
+	have := o.Labels
+	if have[mesh.LabelDisplayName] != "" && (o.Zone == "" || have[mesh.LabelZone] == o.Zone) && have[mesh.LabelMesh] == o.Mesh {
+		return have
+	}
+	out := make(map[string]string, len(have)+3)
+	maps.Copy(out, have)
+	out[mesh.LabelDisplayName] = or(have[mesh.LabelDisplayName], o.Name)
+	out[mesh.LabelMesh] = o.Mesh
+	if o.Zone != "" {
+		out[mesh.LabelZone] = o.Zone
+	}
+	return out
+}
+
+func canonicalOrNil(labels map[string]string) map[string]string {
+	if len(labels) == 0 {
+		return nil
+	}
+	return mesh.CanonicalLabels(labels)
+}
+
+func or(s, otherwise string) string {
+	if s != "" {
+		return s
+	}
+	return otherwise
+}
+
+func number(n uint32) string { return strconv.FormatUint(uint64(n), 10) }

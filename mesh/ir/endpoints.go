@@ -1,0 +1,210 @@
+package ir
+
+import (
+	"cmp"
+	"encoding/json"
+	"net/netip"
+	"slices"
+
+	"github.com/tombolo-mesh/tombolo/mesh"
+)
+
+// CompileEndpoints compiles one endpoint set of any kind. Sets are shared by
+// every class that refers to them, and are the only place where the health and
+// number of instances are read: those never make a class dirty.
+//
+// A set whose service is gone is empty. Hosts of services without identities
+// are left out, as their peers are: nobody could verify them.
+func CompileEndpoints(r Reader, ref EndpointRef) *EndpointSet {
+	set := &EndpointSet{Name: ref.Name}
+	switch ref.Kind {
+	case GatewaySet:
+		set.Hosts = gatewayHosts(r, ref.Mesh, ref.Zone)
+	case DestinationSet:
+		set.Hosts = destinationHosts(r, ref)
+	case ExportSet:
+		if o, ok := r.Get(ref.Backend); ok && o.Zone == r.Zone() {
+			for _, m := range membersOf(r, o, ref.Port) {
+				set.Hosts = append(set.Hosts, localHosts(r, m)...)
+			}
+		}
+	}
+	set.Hosts = sortHosts(set.Hosts)
+	return set
+}
+
+// destinationHosts has local hosts first and, for the services of other zones,
+// one host each behind that zone's gateway, weighted by healthy instances. A
+// MeshMultiZoneService is local first; a MeshService has hosts of one zone only.
+func destinationHosts(r Reader, ref EndpointRef) []Host {
+	o, ok := r.Get(ref.Backend)
+	if !ok {
+		return nil
+	}
+	remote := uint32(0)
+	if ref.Backend.Kind == mesh.KindMeshMultiZoneService {
+		remote = 1
+	}
+	var hosts []Host
+	for _, m := range membersOf(r, o, ref.Port) {
+		p := m.peer()
+		switch {
+		case len(p.Identities) == 0:
+		case m.local(r):
+			for _, h := range localHosts(r, m) {
+				h.Peer = p.Name
+				hosts = append(hosts, h)
+			}
+		default:
+			weight := healthyInstances(m)
+			if weight == 0 || m.spec.State == unavailable || !hasGateway(r, o.Mesh, m.service.Zone) {
+				continue
+			}
+			hosts = append(hosts, Host{Zone: m.service.Zone, Priority: remote, Weight: weight,
+				Peer: p.Name, Gateway: GatewayName(o.Mesh, m.service.Zone)})
+		}
+	}
+	return hosts
+}
+
+// maxWeight bounds what another zone may claim; Envoy's sum of weights is 32 bits.
+const maxWeight = 1 << 16
+
+// healthyInstances is what the owning zone says of the port; 1 while it says nothing.
+func healthyInstances(m member) uint32 {
+	var status mesh.MeshServiceStatus
+	if len(m.service.Status) == 0 || json.Unmarshal(m.service.Status, &status) != nil {
+		return 1
+	}
+	for _, p := range status.Ports {
+		if p.Port == m.port.Port {
+			return min(p.Healthy, maxWeight)
+		}
+	}
+	return 1
+}
+
+// localHosts are the ready inbounds behind a service of this zone.
+func localHosts(r Reader, m member) []Host {
+	var hosts []Host
+	for _, dp := range selectedProxies(r, m) {
+		spec, ok := dp.Decoded.(*mesh.Dataplane)
+		if !ok {
+			continue
+		}
+		status := StatusOf(dp)
+		if !status.Connected || status.Draining {
+			continue
+		}
+		for _, in := range spec.Networking.Inbound {
+			class, instance := inboundOf(in, spec.Networking.Address)
+			if !isTarget(m.port, class) || !ready(in, class.Name, status) {
+				continue
+			}
+			ip, err := netip.ParseAddr(instance.Address)
+			if err != nil {
+				continue // one bad address would make Envoy refuse the whole set
+			}
+			hosts = append(hosts, Host{Address: ip.String(), Port: class.Port, Zone: r.Zone(), Weight: 1})
+		}
+	}
+	return hosts
+}
+
+// selectedProxies are the proxies of this zone behind a service.
+func selectedProxies(r Reader, m member) []*Object {
+	sel := m.spec.Selector
+	if sel.DataplaneRef != nil {
+		key := mesh.Key{Kind: mesh.KindDataplane, Mesh: m.service.Mesh, Zone: r.Zone(), Name: sel.DataplaneRef.Name}
+		if o, ok := r.Get(key); ok {
+			return []*Object{o}
+		}
+		return nil
+	}
+	if sel.DataplaneLabels == nil {
+		return nil
+	}
+	all := selectByLabels(r, mesh.KindDataplane, m.service.Mesh, sel.DataplaneLabels.MatchLabels)
+	return slices.DeleteFunc(all, func(o *Object) bool { return o.Zone != r.Zone() })
+}
+
+// isTarget reports whether an inbound is what a service's port leads to.
+func isTarget(p mesh.ServicePort, in ClassInbound) bool {
+	switch {
+	case p.TargetPort == nil:
+		return in.Port == p.Port
+	case p.TargetPort.Str != "":
+		return in.Name == p.TargetPort.Str
+	default:
+		return in.Port == p.TargetPort.Int
+	}
+}
+
+func ready(in mesh.Inbound, name string, status mesh.DataplaneStatus) bool {
+	if in.State != "" && in.State != stateReady || in.Health != nil && !in.Health.Ready {
+		return false
+	}
+	return !slices.Contains(status.NotReady, name)
+}
+
+// StatusOf decodes what the zone knows of a proxy. What cannot be read is a
+// proxy that is not connected.
+func StatusOf(dp *Object) mesh.DataplaneStatus {
+	var s mesh.DataplaneStatus
+	if len(dp.Status) == 0 || json.Unmarshal(dp.Status, &s) != nil {
+		return mesh.DataplaneStatus{}
+	}
+	return s
+}
+
+// GatewayName is the name of the cluster and endpoint set of a zone's ingress.
+func GatewayName(meshName, zone string) string { return "gateway_" + meshName + "_" + zone }
+
+func gatewayObjects(r Reader, meshName, zone string) []*Object {
+	return r.List(Query{Kind: mesh.KindMeshZoneAddress, Mesh: meshName, Index: ByZone, Value: zone})
+}
+
+func hasGateway(r Reader, meshName, zone string) bool {
+	return len(gatewayHosts(r, meshName, zone)) > 0
+}
+
+// gatewayHosts are the ingress addresses of a zone. An address may be a DNS name.
+func gatewayHosts(r Reader, meshName, zone string) []Host {
+	var hosts []Host
+	for _, o := range gatewayObjects(r, meshName, zone) {
+		if a, ok := o.Decoded.(*mesh.MeshZoneAddress); ok && a.Address != "" && a.Port > 0 && a.Port < 1<<16 {
+			hosts = append(hosts, Host{Address: a.Address, Port: a.Port, Zone: zone, Weight: 1})
+		}
+	}
+	return hosts
+}
+
+// sortHosts orders hosts and leaves one of each address: Envoy would merge them
+// without a word.
+func sortHosts(hosts []Host) []Host {
+	slices.SortFunc(hosts, func(a, b Host) int {
+		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Zone, b.Zone),
+			cmp.Compare(a.Address, b.Address), cmp.Compare(a.Port, b.Port),
+			cmp.Compare(a.Gateway, b.Gateway), cmp.Compare(a.Peer, b.Peer))
+	})
+	return slices.CompactFunc(hosts, func(a, b Host) bool {
+		return a.Address == b.Address && a.Port == b.Port && a.Gateway == b.Gateway && (a.Address != "" || a.Peer == b.Peer)
+	})
+}
+
+// EndpointRefs lists every set that the proxy's destinations, gateways and
+// exports need, sorted by name.
+func EndpointRefs(p *Proxy) []EndpointRef {
+	refs := make([]EndpointRef, 0, len(p.Destinations)+len(p.Gateways)+len(p.Exports))
+	for _, d := range p.Destinations {
+		refs = append(refs, EndpointRef{Name: d.Name, Kind: DestinationSet, Mesh: d.Backend.Mesh, Backend: d.Backend, Port: d.Port})
+	}
+	for _, g := range p.Gateways {
+		refs = append(refs, EndpointRef{Name: g.Name, Kind: GatewaySet, Mesh: p.Class.Mesh, Zone: g.Zone})
+	}
+	for _, e := range p.Exports {
+		refs = append(refs, EndpointRef{Name: e.SNI, Kind: ExportSet, Mesh: e.Service.Mesh, Backend: e.Service, Port: e.Port})
+	}
+	slices.SortFunc(refs, func(a, b EndpointRef) int { return cmp.Compare(a.Name, b.Name) })
+	return slices.Compact(refs)
+}

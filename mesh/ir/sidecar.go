@@ -1,0 +1,281 @@
+package ir
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/tombolo-mesh/tombolo/mesh"
+)
+
+// Compile says what a class of sidecars must do. Without an identity that is
+// nothing: no inbounds and no outbounds, since there is no plain text in the
+// mesh. Classes of ingresses are compiled by package ingress.
+func Compile(r Reader, c *Class) *Proxy {
+	b := newCompiler(r, c)
+	b.proxy.Trust = b.trust()
+	b.proxy.HasIdentity = b.identity()
+	if b.proxy.HasIdentity {
+		b.inbounds()
+		b.outbounds()
+	}
+	return b.finish()
+}
+
+// compiler holds one compile.
+type compiler struct {
+	r        Reader
+	class    *Class
+	meta     mesh.ProxyMeta
+	proxy    *Proxy
+	selected map[mesh.KindName][]mesh.Selected
+	dests    map[string]*Destination
+	gateways map[string]Gateway
+	aliases  map[string]map[string]string
+}
+
+func newCompiler(r Reader, c *Class) *compiler {
+	labels := make(map[string]string, len(c.Labels)+3)
+	maps.Copy(labels, c.Labels)
+	labels[mesh.LabelMesh], labels[mesh.LabelZone] = c.Mesh, r.Zone()
+	if c.Name != "" {
+		labels[mesh.LabelDisplayName] = c.Name
+	}
+	meta := mesh.ProxyMeta{Mesh: c.Mesh, Zone: r.Zone(), Name: c.Name, Labels: labels}
+	for _, in := range c.Inbounds {
+		meta.Sections = append(meta.Sections, in.Name)
+	}
+	for _, l := range c.Listeners {
+		meta.Sections = append(meta.Sections, l.Name)
+	}
+	return &compiler{
+		r: r, class: c, meta: meta,
+		proxy:    &Proxy{Class: c, Zone: r.Zone()},
+		selected: map[mesh.KindName][]mesh.Selected{},
+		dests:    map[string]*Destination{},
+		gateways: map[string]Gateway{},
+		aliases:  map[string]map[string]string{},
+	}
+}
+
+func (b *compiler) finish() *Proxy {
+	p := b.proxy
+	for _, name := range slices.Sorted(maps.Keys(b.dests)) {
+		p.Destinations = append(p.Destinations, *b.dests[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(b.gateways)) {
+		p.Gateways = append(p.Gateways, b.gateways[name])
+	}
+	SortProblems(&p.Problems)
+	return p
+}
+
+// SortProblems orders problems and drops repeated ones.
+func SortProblems(list *[]Problem) {
+	slices.SortFunc(*list, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(a.Source.String(), b.Source.String()), cmp.Compare(a.Reason, b.Reason))
+	})
+	*list = slices.Compact(*list)
+}
+
+func (b *compiler) problem(source mesh.Key, format string, args ...any) {
+	b.proxy.Problems = append(b.proxy.Problems, Problem{Source: source, Reason: fmt.Sprintf(format, args...)})
+}
+
+// list reads every resource of a kind in the class's mesh; nothing of another
+// mesh is ever read.
+func (b *compiler) list(kind mesh.KindName) []mesh.PolicyResource {
+	objects := b.r.List(Query{Kind: kind, Mesh: b.class.Mesh, Index: ByMesh})
+	out := make([]mesh.PolicyResource, len(objects))
+	for i, o := range objects {
+		out[i] = mesh.PolicyResource(*o)
+	}
+	return out
+}
+
+// policies selects those of a kind that apply to the class, once a compile.
+func (b *compiler) policies(kind mesh.KindName) []mesh.Selected {
+	s, ok := b.selected[kind]
+	if !ok {
+		s = mesh.SelectPolicies(kind, b.list(kind), b.meta)
+		b.selected[kind] = s
+	}
+	return s
+}
+
+func (b *compiler) identity() bool {
+	who := mesh.IdentitySubject{Mesh: b.meta.Mesh, Zone: b.meta.Zone, Name: b.meta.Name, Labels: b.meta.Labels}
+	decision, problems := mesh.IdentityFor(b.list(mesh.KindMeshIdentity), who)
+	if decision != nil {
+		return true
+	}
+	at := mesh.Key{Kind: mesh.KindMesh, Name: b.class.Mesh}
+	for _, p := range problems {
+		b.problem(at, "proxies %s have no identity: %s: %s", b.class.ID, p.Field, p.Reason)
+	}
+	if len(problems) == 0 {
+		b.problem(at, "proxies %s have no identity: no MeshIdentity selects them; they get neither inbounds nor outbounds", b.class.ID)
+	}
+	return false
+}
+
+func (b *compiler) inbounds() {
+	for _, in := range b.class.Inbounds {
+		x := Inbound{ClassInbound: in, Permission: b.permission(in)}
+		x.Confs, x.Rules = b.inboundConfs(in)
+		x.Timeouts, x.Matched = inboundTimeouts(x.Confs, x.Rules)
+		if !in.Protocol.IsHTTP() {
+			x.Generation = b.r.Counter(TightenCounter(b.class.ID, in.Name))
+		}
+		b.proxy.Inbounds = append(b.proxy.Inbounds, x)
+	}
+}
+
+// TightenCounter names the counter that Inbound.Generation is read from.
+func TightenCounter(classID, inbound string) string { return "tighten/" + classID + "/" + inbound }
+
+func (b *compiler) outbounds() {
+	seen := map[string]bool{}
+	for i, o := range b.class.Outbounds {
+		listen := o.Address + ":" + number(o.Port)
+		if seen[listen] {
+			b.problem(b.workload(), "networking.outbound[%d]: %s is taken by an earlier outbound", i, listen)
+			continue
+		}
+		seen[listen] = true
+		b.proxy.Outbounds = append(b.proxy.Outbounds, b.outbound(i, o))
+	}
+	slices.SortFunc(b.proxy.Outbounds, func(x, y Outbound) int {
+		return cmp.Or(cmp.Compare(x.Address, y.Address), cmp.Compare(x.Port, y.Port))
+	})
+}
+
+// workload is the resource to blame for what a Dataplane says: the class stands
+// for all its replicas.
+func (b *compiler) workload() mesh.Key {
+	name := or(b.class.Name, b.class.Labels[mesh.LabelWorkload])
+	kind := mesh.KindWorkload
+	if b.class.Name != "" {
+		kind = mesh.KindDataplane
+	}
+	return mesh.Key{Kind: kind, Mesh: b.class.Mesh, Zone: b.r.Zone(), Name: or(name, b.class.ID)}
+}
+
+func (b *compiler) outbound(i int, o mesh.Outbound) Outbound {
+	out := Outbound{Address: o.Address, Port: o.Port}
+	target, err := resolve(b.r, b.class.Mesh, o.BackendRef)
+	if err != nil {
+		b.problem(b.workload(), "networking.outbound[%d].backendRef: %v", i, err)
+		out.Name = "unresolved_" + o.Address + "_" + number(o.Port)
+		out.Protocol = TCP
+		out.Timeouts = outboundTimeouts(nil)
+		return out
+	}
+	dest := destinationOf(target)
+	out.Name, out.Protocol = target.name(), target.protocol()
+	out.Confs = b.outboundConfs(dest)
+	out.Timeouts = outboundTimeouts(out.Confs)
+	if out.Protocol.IsHTTP() {
+		out.Routes = b.routes(target, dest, out.Confs)
+		return out
+	}
+	out.Backends, out.Source = b.tcpBackends(target, dest)
+	return out
+}
+
+// destinationOf is a service's port as `to` items see it.
+func destinationOf(t *backend) mesh.Destination {
+	k := t.key()
+	return mesh.Destination{Kind: k.Kind, Name: t.object.DisplayName(), Zone: k.Zone, Labels: labelsOf(t.object),
+		Port: t.port.Port, SectionName: t.port.Name}
+}
+
+// use makes a backend a destination of the proxy and returns its name.
+func (b *compiler) use(t *backend) string {
+	name := t.name()
+	if b.dests[name] != nil {
+		return name
+	}
+	d := &Destination{Name: name, Protocol: t.protocol(), Backend: t.key(), Port: t.port.Port}
+	b.dests[name] = d
+	d.Confs = b.outboundConfs(destinationOf(t))
+	d.Timeouts = outboundTimeouts(d.Confs)
+	for _, m := range membersOf(b.r, t.object, t.port.Port) {
+		k := m.service.Key
+		p := m.peer()
+		if len(p.Identities) == 0 {
+			b.problem(k, "has no identities, so that nobody can verify it: it is left out of %s", name)
+			continue
+		}
+		d.Peers = append(d.Peers, p)
+		if m.local(b.r) {
+			continue
+		}
+		g := GatewayName(k.Mesh, k.Zone)
+		b.gateways[g] = Gateway{Name: g, Zone: k.Zone}
+		if !hasGateway(b.r, k.Mesh, k.Zone) {
+			b.problem(k, "zone %s has no MeshZoneAddress in mesh %s: it cannot be reached from zone %s", k.Zone, k.Mesh, b.r.Zone())
+		}
+	}
+	slices.SortFunc(d.Peers, func(x, y Peer) int { return cmp.Compare(x.Name, y.Name) })
+	return name
+}
+
+// backends resolves weighted references. What cannot be resolved keeps its share.
+func (b *compiler) backends(refs []mesh.BackendRef, source Source) []WeightedBackend {
+	var out []WeightedBackend
+	for i, ref := range refs {
+		weight := uint32(1)
+		if ref.Weight != nil {
+			weight = *ref.Weight
+		}
+		if weight == 0 {
+			continue
+		}
+		name := ""
+		if t, err := resolve(b.r, b.class.Mesh, ref); err != nil {
+			b.problem(source.Key, "%s.default.backendRefs[%d]: %v", source.Path, i, err)
+		} else {
+			name = b.use(t)
+		}
+		at := slices.IndexFunc(out, func(w WeightedBackend) bool { return w.Destination == name })
+		if at < 0 {
+			out = append(out, WeightedBackend{Destination: name, Weight: weight})
+			continue
+		}
+		out[at].Weight = addWeights(out[at].Weight, weight)
+	}
+	fitWeights(out)
+	return out
+}
+
+func addWeights(a, b uint32) uint32 {
+	const most = 1<<32 - 1
+	return uint32(min(uint64(a)+uint64(b), most))
+}
+
+// fitWeights halves weights until their sum has 32 bits, which is what Envoy takes.
+func fitWeights(list []WeightedBackend) {
+	for {
+		var sum uint64
+		for _, w := range list {
+			sum += uint64(w.Weight)
+		}
+		if sum < 1<<32 {
+			return
+		}
+		for i := range list {
+			list[i].Weight = max(list[i].Weight/2, 1)
+		}
+	}
+}
+
+func (b *compiler) tcpBackends(t *backend, dest mesh.Destination) ([]WeightedBackend, Source) {
+	rule, ok := mesh.TCPRule(b.policies(mesh.KindMeshTCPRoute), dest)
+	if !ok || rule.Conf.BackendRefs == nil {
+		return []WeightedBackend{{Destination: b.use(t), Weight: 1}}, Source{}
+	}
+	source := Source(rule.Source)
+	return b.backends(*rule.Conf.BackendRefs, Source{Key: source.Key, Path: source.Path + ".rules[0]", Revision: source.Revision}), source
+}
