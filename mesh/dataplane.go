@@ -93,3 +93,16 @@ type Listener struct {
 	// State is Ready (default) or NotReady.
 	State string `json:"state,omitempty"`
 }
+
+// Types of listeners.
+const (
+	ListenerIngress = "ZoneIngress"
+	ListenerEgress  = "ZoneEgress"
+)
+
+// States of inbounds and listeners.
+const (
+	StateReady    = "Ready"
+	StateNotReady = "NotReady"
+	StateIgnored  = "Ignored"
+)

@@ -22,8 +22,26 @@ func jsonName(f reflect.StructField) string {
 }
 
 // isLeaf reports whether values of t have a JSON form of their own, so that
-// they are replaced as a whole and not field by field.
+// they are replaced as a whole and not field by field. Structs with JSON field
+// names are none, even if they look at their own bytes while decoding.
 func isLeaf(t reflect.Type) bool {
-	unmarshaler := reflect.TypeFor[json.Unmarshaler]()
-	return t.Implements(unmarshaler) || reflect.PointerTo(t).Implements(unmarshaler)
+	if !reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
+		return false
+	}
+	if t.Kind() != reflect.Struct {
+		return true
+	}
+	for i := range t.NumField() {
+		if t.Field(i).Tag.Get("json") != "" {
+			return false
+		}
+	}
+	return true
 }
+
+func stringType() reflect.Type { return reflect.TypeFor[string]() }
+
+func stringMapType() reflect.Type { return reflect.TypeFor[map[string]string]() }
+
+// specType is the struct behind a spec.
+func specType(s Spec) reflect.Type { return reflect.TypeOf(s).Elem() }

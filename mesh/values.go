@@ -3,6 +3,7 @@ package mesh
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -34,7 +35,7 @@ type Decimal float64
 // UnmarshalJSON reads both forms.
 func (d *Decimal) UnmarshalJSON(b []byte) error {
 	v, err := strconv.ParseFloat(strings.Trim(string(b), `"`), 64)
-	if err != nil {
+	if err != nil || math.IsNaN(v) || math.IsInf(v, 0) {
 		return fmt.Errorf("must be an integer or a decimal string, not %s", b)
 	}
 	*d = Decimal(v)
@@ -62,7 +63,10 @@ func (v *IntOrString) UnmarshalJSON(b []byte) error {
 	if len(b) > 0 && b[0] == '"' {
 		return json.Unmarshal(b, &v.Str)
 	}
-	return json.Unmarshal(b, &v.Int)
+	if err := json.Unmarshal(b, &v.Int); err != nil {
+		return fmt.Errorf("must be a port number or the name of a port, not %s", b)
+	}
+	return nil
 }
 
 func lower(k KindName) string { return strings.ToLower(string(k)) }

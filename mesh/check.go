@@ -1,0 +1,277 @@
+package mesh
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// MaxLabelLength is the most octets an RFC 1035 label has.
+const MaxLabelLength = 63
+
+var (
+	dnsLabelForm   = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$`)
+	subdomainForm  = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+	labelWordForm  = regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$`)
+	httpTokenForm  = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+	sectionForm    = regexp.MustCompile(`^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)$`)
+	pathOctetsForm = regexp.MustCompile(`^[!-~]*$`)
+)
+
+// CheckDNSLabel says what is wrong with an RFC 1035 label; "" when nothing is.
+func CheckDNSLabel(s string) string {
+	switch {
+	case s == "":
+		return "is required"
+	case len(s) > MaxLabelLength:
+		return fmt.Sprintf("has %d octets; an RFC 1035 label has at most %d", len(s), MaxLabelLength)
+	case !dnsLabelForm.MatchString(s):
+		return fmt.Sprintf("%q is no RFC 1035 label: lower-case letters, digits and '-', beginning with a letter and not ending with '-'", abridge(s))
+	}
+	return ""
+}
+
+// CheckName says what is wrong with the name of a resource that is not bound to
+// be a label: an RFC 1123 subdomain.
+func CheckName(s string) string {
+	switch {
+	case s == "":
+		return "is required"
+	case len(s) > 253:
+		return fmt.Sprintf("has %d octets; at most 253 are allowed", len(s))
+	case !subdomainForm.MatchString(s):
+		return fmt.Sprintf("%q is no name: lower-case letters, digits, '-' and '.' are allowed, beginning and ending with a letter or digit", abridge(s))
+	}
+	return ""
+}
+
+// add records a reason, if there is one.
+func (p *Problems) add(field, reason string) {
+	if reason != "" {
+		p.Addf(field, "%s", reason)
+	}
+}
+
+func (p *Problems) count(field string, n, low, high int) {
+	switch {
+	case n < low && low == 1:
+		p.Addf(field, "is required; 1 to %d items are allowed", high)
+	case n < low || n > high:
+		p.Addf(field, "has %d items; %d to %d are allowed", n, low, high)
+	}
+}
+
+func (p *Problems) length(field, s string, high int) {
+	if len(s) > high {
+		p.Addf(field, "has %d octets; at most %d are allowed", len(s), high)
+	}
+}
+
+// oneOf checks a word of a fixed set; the empty word is left to the caller.
+func (p *Problems) oneOf(field, s string, words ...string) {
+	if s == "" {
+		p.Addf(field, "is required; %s", choices(words))
+		return
+	}
+	p.oneOfOrNone(field, s, words...)
+}
+
+func (p *Problems) oneOfOrNone(field, s string, words ...string) {
+	if s != "" && !slices.Contains(words, s) {
+		p.Addf(field, "must not be %q; %s", abridge(s), choices(words))
+	}
+}
+
+func choices(words []string) string {
+	if len(words) == 1 {
+		return "only " + words[0] + " is allowed"
+	}
+	return "allowed are " + strings.Join(words, ", ")
+}
+
+func (p *Problems) port(field string, port uint32) {
+	switch {
+	case port == 0:
+		p.Addf(field, "is required; a port is 1 to 65535")
+	case port > 65535:
+		p.Addf(field, "must be 1 to 65535, not %d", port)
+	}
+}
+
+func (p *Problems) portOrNone(field string, port uint32) {
+	if port != 0 {
+		p.port(field, port)
+	}
+}
+
+// protocols of ports.
+func protocols() []string { return []string{"tcp", "http", "http2", "grpc"} }
+
+// ip checks an address that proxies dial or bind.
+func (p *Problems) ip(field, s string) {
+	if s == "" {
+		p.Addf(field, "is required; it must be an IP address")
+		return
+	}
+	a, err := netip.ParseAddr(s)
+	switch {
+	case err != nil || a.Zone() != "":
+		p.Addf(field, "must be an IP address such as 10.0.0.7 or fd00::7, not %q", abridge(s))
+	case a.IsUnspecified() || a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		p.Addf(field, "must be the address of one interface, not %s", s)
+	}
+}
+
+func (p *Problems) ipOrNone(field, s string) {
+	if s != "" {
+		p.ip(field, s)
+	}
+}
+
+// host checks an IP address or a DNS name.
+func (p *Problems) host(field, s string) {
+	if _, err := netip.ParseAddr(s); err == nil || s == "" {
+		p.ip(field, s)
+		return
+	}
+	p.dnsName(field, s)
+}
+
+func (p *Problems) dnsName(field, s string) {
+	reason := CheckName(s)
+	for _, label := range strings.Split(s, ".") {
+		if len(label) > MaxLabelLength && reason == "" {
+			reason = fmt.Sprintf("has a label of %d octets; at most %d are allowed", len(label), MaxLabelLength)
+		}
+	}
+	if reason == "" && numericTop(s) {
+		reason = fmt.Sprintf("%q is neither an IP address nor a DNS name", abridge(s))
+	}
+	p.add(field, reason)
+}
+
+// numericTop: a name whose last label is a number would be taken for an address.
+func numericTop(s string) bool {
+	_, err := strconv.ParseUint(s[strings.LastIndexByte(s, '.')+1:], 10, 64)
+	return err == nil
+}
+
+// positive and notNegative check durations that are given.
+func (p *Problems) positive(field string, d *Duration) {
+	if d != nil && d.Duration <= 0 {
+		p.Addf(field, "must be more than 0, not %s", d)
+	}
+}
+
+func (p *Problems) notNegative(field string, d *Duration) {
+	if d != nil && d.Duration < 0 {
+		p.Addf(field, "must not be negative, not %s", d)
+	}
+}
+
+// maxRegex bounds what is compiled; RE2 takes linear time, but a repetition
+// such as x{1000} costs memory for each.
+const maxRegex = 1024
+
+func (p *Problems) regex(field, s string) {
+	if len(s) > maxRegex {
+		p.length(field, s, maxRegex)
+		return
+	}
+	if _, err := regexp.Compile(s); err != nil {
+		p.Addf(field, "is no regular expression (RE2): %s", strings.TrimPrefix(err.Error(), "error parsing regexp: "))
+	}
+}
+
+func (p *Problems) headerName(field, s string) {
+	switch {
+	case s == "":
+		p.Addf(field, "is required; a header's name is 1 to 256 octets")
+	case len(s) > 256:
+		p.length(field, s, 256)
+	case !httpTokenForm.MatchString(s):
+		p.Addf(field, "%q is no name of a header: letters, digits and !#$%%&'*+-.^_`|~ are allowed", abridge(s))
+	}
+}
+
+// headerValue refuses what would end or split a header.
+func (p *Problems) headerValue(field, s string) {
+	p.length(field, s, 4096)
+	for _, r := range s {
+		if r < ' ' && r != '\t' || r == 0x7f {
+			p.Addf(field, "must not contain control characters")
+			return
+		}
+	}
+}
+
+func (p *Problems) spiffeID(field, s string) {
+	p.length(field, s, maxSpiffeID)
+	id, err := spiffeid.FromString(s)
+	switch {
+	case s == "":
+		p.Addf(field, "is required; a SPIFFE ID such as spiffe://default.west.mesh.local/workload/web")
+	case err != nil:
+		p.Addf(field, "%q is no SPIFFE ID: %v; it is spiffe://<trust domain>/<path>", abridge(s), err)
+	case id.Path() == "":
+		p.Addf(field, "%q has no path; that is a trust domain, not a workload", abridge(s))
+	}
+}
+
+// labelPairs checks keys and values of labels.
+func (p *Problems) labelPairs(field string, labels map[string]string) {
+	if len(labels) > MaxLabels {
+		p.Addf(field, "has %d labels; at most %d are allowed", len(labels), MaxLabels)
+	}
+	for _, k := range sortedKeys(labels) {
+		p.add(labelPath(field, k), checkLabelKey(k))
+		if CanonicalLabel(k) == LabelDisplayName {
+			// Names of Dataplanes and policies are longer than values of labels may be.
+			p.add(labelPath(field, k), CheckName(labels[k]))
+			continue
+		}
+		p.add(labelPath(field, k), checkLabelValue(labels[k]))
+	}
+}
+
+func checkLabelKey(k string) string {
+	prefix, name, ok := strings.Cut(k, "/")
+	if !ok {
+		prefix, name = "", k
+	}
+	switch {
+	case ok && (len(prefix) > 253 || !subdomainForm.MatchString(prefix)):
+		return "the key's prefix must be a DNS name of at most 253 octets"
+	case len(name) > 63 || !labelWordForm.MatchString(name):
+		return "the key must have 1 to 63 letters, digits, '-', '_' or '.', beginning and ending with a letter or digit"
+	}
+	return ""
+}
+
+func checkLabelValue(v string) string {
+	if v != "" && (len(v) > 63 || !labelWordForm.MatchString(v)) {
+		return "the value must be empty or have at most 63 letters, digits, '-', '_' or '.', beginning and ending with a letter or digit"
+	}
+	return ""
+}
+
+func sortedKeys(m map[string]string) []string {
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// section checks the name of a port: a label, or the number it is named by.
+func (p *Problems) section(field, s string) {
+	if s != "" && !sectionForm.MatchString(s) {
+		p.Addf(field, "%q is no name of a port: a label of at most 63 lower-case letters, digits and '-', or the port's number", abridge(s))
+	}
+}
