@@ -1,0 +1,233 @@
+package sync
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/tombolo-mesh/tombolo/global/store"
+	"github.com/tombolo-mesh/tombolo/mesh"
+	"github.com/tombolo-mesh/tombolo/proto/zonesync"
+	zonesyncv1 "github.com/tombolo-mesh/tombolo/proto/zonesync/v1"
+)
+
+// Bounds of facts that are collected before they are written together.
+const (
+	maxFactsBytes = 128 << 20
+	maxFactsItems = 200_000
+)
+
+// factsInbox puts the parts of facts together. The receiver alone adds.
+type factsInbox struct {
+	parts *factsBatch
+	whole chan *factsBatch
+}
+
+// factsBatch is a delta of facts, or all of them.
+type factsBatch struct {
+	full     bool
+	upserts  []*zonesyncv1.Resource
+	removed  []*zonesyncv1.Resource
+	sequence uint64
+	bytes    int
+}
+
+func newFactsInbox() *factsInbox { return &factsInbox{whole: make(chan *factsBatch, 1)} }
+
+// add takes a part; the last hands the whole on and may wait for the one before.
+func (in *factsInbox) add(ctx context.Context, f *zonesyncv1.Facts) error {
+	if in.parts == nil {
+		in.parts = &factsBatch{full: f.GetFull()}
+	}
+	b := in.parts
+	b.upserts, b.removed = append(b.upserts, f.GetUpserts()...), append(b.removed, f.GetRemoved()...)
+	b.bytes += proto.Size(f)
+	if b.bytes > maxFactsBytes || len(b.upserts)+len(b.removed) > maxFactsItems {
+		return status.Errorf(codes.ResourceExhausted, "facts of more than %d bytes or %d resources", maxFactsBytes, maxFactsItems)
+	}
+	if f.GetPartial() {
+		return nil
+	}
+	b.sequence = f.GetTo().GetSequence()
+	in.parts = nil
+	select {
+	case in.whole <- b:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// openFacts reads what the store holds of the zone's facts, once no older stream
+// writes them any more.
+func (s *Server) openFacts(ctx context.Context, st *stream) (*zonesyncv1.FactsPosition, error) {
+	z := st.zone
+	z.facts.Lock()
+	defer z.facts.Unlock()
+	index := map[mesh.Key][sha256.Size]byte{}
+	for _, k := range mesh.Kinds() {
+		if !k.Flow.Has(mesh.ZoneToGlobal) {
+			continue
+		}
+		page, err := s.cfg.Store.List(ctx, store.Query{Kind: k.Name, Zone: &z.name})
+		if err != nil {
+			return nil, fmt.Errorf("list %s of zone %s: %w", k.Name, z.name, err)
+		}
+		for _, r := range page.Items {
+			index[r.Key] = mesh.FactDigest(mesh.NormalizeFact(z.name, r))
+		}
+	}
+	z.index = index
+	return &zonesyncv1.FactsPosition{Sequence: z.sequence, Digest: mesh.CombineFacts(index)}, nil
+}
+
+// writeFacts writes batches of facts one by one and acknowledges each.
+func (st *stream) writeFacts(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case b := <-st.facts.whole:
+			ack, err := st.takeFacts(ctx, b)
+			if err != nil {
+				return err
+			}
+			if err := st.enqueue(ctx, &zonesyncv1.GlobalFrame{Frame: &zonesyncv1.GlobalFrame_FactsAck{FactsAck: ack}}); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (st *stream) takeFacts(ctx context.Context, b *factsBatch) (*zonesyncv1.FactsAck, error) {
+	z := st.zone
+	z.facts.Lock()
+	defer z.facts.Unlock()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	ops, index, refused := st.s.judgeFacts(z, b)
+	if len(ops) > 0 {
+		at, err := st.s.writeRetrying(ctx, z.name, ops)
+		if err != nil {
+			return nil, fmt.Errorf("write facts: %w", err)
+		}
+		st.s.log.Debug("facts written", "zone", z.name, "rev", at.Revision, "writes", len(ops))
+	}
+	z.index, z.sequence = index, max(z.sequence, b.sequence)
+	st.s.metrics.facts.Add(float64(len(ops)))
+	st.s.metrics.refused.Add(float64(len(refused)))
+	for _, r := range refused {
+		st.s.log.Warn("fact refused", "zone", z.name, "kind", clip(r.GetKind()), "mesh", clip(r.GetMesh()), "name", clip(r.GetName()), "reason", r.GetReason())
+	}
+	return &zonesyncv1.FactsAck{To: &zonesyncv1.FactsPosition{Sequence: z.sequence, Digest: mesh.CombineFacts(index)}, Refused: refused}, nil
+}
+
+// judgeFacts decides what of a batch is written, and why the rest is not. What
+// is refused leaves its older version, if any, as it is.
+func (s *Server) judgeFacts(z *zone, b *factsBatch) ([]store.Op, map[mesh.Key][sha256.Size]byte, []*zonesyncv1.Refusal) {
+	_, meshes, identities := s.feed.fleet()
+	domains := trustDomains{zone: z.name, identities: identities, cached: map[string][]string{}}
+	index := maps.Clone(z.index)
+	var ops []store.Op
+	var refused []*zonesyncv1.Refusal
+	told := map[mesh.Key]bool{}
+	for _, m := range b.upserts {
+		r := zonesync.ToResource(m)
+		problems := mesh.CheckFact(z.name, r, domains.of(r.Mesh))
+		if len(problems) == 0 && r.Mesh != "" && !meshes[r.Mesh] {
+			problems.Addf("mesh", "mesh %q does not exist", r.Mesh)
+		}
+		told[r.Key] = true
+		if len(problems) > 0 {
+			refused = append(refused, &zonesyncv1.Refusal{Kind: clip(m.GetKind()), Mesh: clip(m.GetMesh()), Name: m.GetName(), Reason: shorten(problems.Error(), 1024)})
+			continue
+		}
+		r = mesh.NormalizeFact(z.name, r)
+		digest := mesh.FactDigest(r)
+		if old, ok := index[r.Key]; ok && old == digest {
+			continue
+		}
+		index[r.Key] = digest
+		ops = append(ops, store.Op{Resource: r})
+	}
+	var gone []mesh.Key
+	for _, m := range b.removed {
+		key := zonesync.ToKey(m)
+		key.Zone = z.name
+		gone = append(gone, key)
+	}
+	if b.full {
+		for key := range index {
+			if !told[key] {
+				gone = append(gone, key)
+			}
+		}
+		sortKeys(gone)
+	}
+	for _, key := range gone {
+		if has(index, key) {
+			delete(index, key)
+			ops = append(ops, store.Op{Delete: true, Resource: mesh.Resource{Key: key}})
+		}
+	}
+	return ops, index, refused
+}
+
+// writeRetrying writes until the store answers. The outcome of a write that was
+// cut off is unknown; writing it again changes nothing.
+func (s *Server) writeRetrying(ctx context.Context, zone string, ops []store.Op) (store.Position, error) {
+	delay := 50 * time.Millisecond
+	for {
+		at, err := s.cfg.Store.Write(ctx, "zone:"+zone, ops)
+		if err == nil || !errors.Is(err, store.ErrUnavailable) {
+			return at, err
+		}
+		s.log.Warn("writing facts failed, retrying", "zone", zone, "error", err)
+		if !pause(ctx, delay) {
+			return at, err
+		}
+		delay = min(2*delay, 2*time.Second)
+	}
+}
+
+// trustDomains are those that the MeshIdentities yield for one zone, by mesh.
+type trustDomains struct {
+	zone       string
+	identities map[mesh.Key]mesh.Resource
+	cached     map[string][]string
+}
+
+func (t trustDomains) of(meshName string) []string {
+	if domains, ok := t.cached[meshName]; ok {
+		return domains
+	}
+	var mine []mesh.PolicyResource
+	for _, r := range t.identities {
+		if r.Mesh != meshName {
+			continue
+		}
+		spec := &mesh.MeshIdentity{}
+		if json.Unmarshal(r.Spec, spec) == nil {
+			mine = append(mine, mesh.PolicyResource{Resource: r, Decoded: spec})
+		}
+	}
+	domains := mesh.TrustDomainsOf(mine, meshName, t.zone)
+	t.cached[meshName] = domains
+	return domains
+}
+
+func shorten(text string, n int) string {
+	if len(text) > n {
+		return text[:n] + "…"
+	}
+	return text
+}

@@ -1,0 +1,167 @@
+package sync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	gosync "sync"
+
+	"github.com/tombolo-mesh/tombolo/proto/zonesync"
+	zonesyncv1 "github.com/tombolo-mesh/tombolo/proto/zonesync/v1"
+)
+
+// Errors of Inspect that callers branch on.
+var (
+	// ErrZoneOffline: the zone is not connected to this instance.
+	ErrZoneOffline = errors.New("zone is offline")
+	// ErrBusy: too many inspections of the zone are open.
+	ErrBusy = errors.New("too many inspections are open")
+	// ErrInspect: the zone answered with an error.
+	ErrInspect = errors.New("inspection failed")
+)
+
+// inspection collects the answer of a zone: its chunks wait here, at most
+// MaxInspectBytes over all, so that a slow asker never holds up the stream.
+type inspection struct {
+	mu     gosync.Mutex
+	chunks [][]byte
+	total  int
+	done   bool
+	err    error
+	wake   chan struct{}
+}
+
+func (i *inspection) add(chunk []byte, last bool, err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.done {
+		return
+	}
+	i.total += len(chunk)
+	if i.total > zonesync.MaxInspectBytes {
+		err = fmt.Errorf("%w: the answer is larger than %d bytes", ErrInspect, zonesync.MaxInspectBytes)
+	}
+	if len(chunk) > 0 {
+		i.chunks = append(i.chunks, chunk)
+	}
+	i.done, i.err = last || err != nil, err
+	select {
+	case i.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take returns what has come since, and whether that was all.
+func (i *inspection) take() ([][]byte, bool, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	chunks := i.chunks
+	i.chunks = nil
+	return chunks, i.done, i.err
+}
+
+// Inspect asks a zone about a proxy and copies the answer. The zone is told when
+// ctx ends or w fails before the answer is complete.
+func (s *Server) Inspect(ctx context.Context, zone, what, mesh, proxy string, w io.Writer) error {
+	s.mu.Lock()
+	var st *stream
+	if z := s.zones[zone]; z != nil {
+		st = z.stream
+	}
+	s.mu.Unlock()
+	if st == nil {
+		return fmt.Errorf("inspect zone %s: %w", zone, ErrZoneOffline)
+	}
+	ctx, cancel := context.WithTimeout(ctx, zonesync.InspectTimeout)
+	defer cancel()
+	id, in, err := st.openInspection()
+	if err == nil {
+		ask := &zonesyncv1.InspectRequest{Id: id, What: what, Mesh: mesh, Proxy: proxy}
+		err = st.enqueue(ctx, &zonesyncv1.GlobalFrame{Frame: &zonesyncv1.GlobalFrame_Inspect{Inspect: ask}})
+		if err == nil {
+			err = in.copy(ctx, w)
+		}
+		st.dropInspection(id, in)
+	}
+	if err != nil {
+		return fmt.Errorf("inspect zone %s: %w", zone, err)
+	}
+	return nil
+}
+
+func (i *inspection) copy(ctx context.Context, w io.Writer) error {
+	for {
+		chunks, done, err := i.take()
+		for _, c := range chunks {
+			if _, err := w.Write(c); err != nil {
+				return err
+			}
+		}
+		if done {
+			return err
+		}
+		select {
+		case <-i.wake:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (st *stream) openInspection() (uint64, *inspection, error) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.ctx.Err() != nil {
+		return 0, nil, ErrZoneOffline
+	}
+	if len(st.inspections) >= zonesync.MaxInspections {
+		return 0, nil, ErrBusy
+	}
+	st.lastInspect++
+	in := &inspection{wake: make(chan struct{}, 1)}
+	st.inspections[st.lastInspect] = in
+	return st.lastInspect, in, nil
+}
+
+// dropInspection forgets an inspection and cancels it in the zone when it was
+// not complete. A zone that takes no frames any more is not waited for.
+func (st *stream) dropInspection(id uint64, in *inspection) {
+	st.mu.Lock()
+	delete(st.inspections, id)
+	st.mu.Unlock()
+	in.mu.Lock()
+	complete := in.done && in.total <= zonesync.MaxInspectBytes
+	in.mu.Unlock()
+	if complete {
+		return
+	}
+	select {
+	case st.control <- &zonesyncv1.GlobalFrame{Frame: &zonesyncv1.GlobalFrame_InspectCancel{InspectCancel: &zonesyncv1.InspectCancel{Id: id}}}:
+	default:
+	}
+}
+
+// closeInspections fails those that are open when the stream ends.
+func (st *stream) closeInspections() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for id, in := range st.inspections {
+		in.add(nil, true, ErrZoneOffline)
+		delete(st.inspections, id)
+	}
+}
+
+func (st *stream) handleInspect(r *zonesyncv1.InspectResponse) {
+	st.mu.Lock()
+	in := st.inspections[r.GetId()]
+	st.mu.Unlock()
+	if in == nil {
+		return
+	}
+	var err error
+	if r.GetError() != "" {
+		err = fmt.Errorf("%w: %s", ErrInspect, shorten(r.GetError(), 1024))
+	}
+	in.add(r.GetChunk(), r.GetLast(), err)
+}

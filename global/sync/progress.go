@@ -1,0 +1,218 @@
+package sync
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"reflect"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/tombolo-mesh/tombolo/mesh"
+	"github.com/tombolo-mesh/tombolo/proto/zonesync"
+	zonesyncv1 "github.com/tombolo-mesh/tombolo/proto/zonesync/v1"
+)
+
+// maxProgress bounds the changes and pushes that are remembered of a zone.
+const maxProgress = 1024
+
+// progress is the newest that a zone said of a change.
+type progress struct {
+	*zonesyncv1.ChangeProgress
+	// settled is the time from the commit to when this said that it is settled.
+	settled time.Duration
+}
+
+// cover remembers the end of a push: all changes up to it are one for the zone.
+func (s *Server) cover(z *zone, to mesh.Revision) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(z.covers); n > 0 && z.covers[n-1] >= to {
+		return
+	}
+	z.covers = append(z.covers, to)
+	if n := len(z.covers); n > 2*maxProgress {
+		z.covers = append([]mesh.Revision(nil), z.covers[n-maxProgress:]...)
+	}
+}
+
+// handleReport takes a zone's report. It never reaches beyond what was sent.
+func (st *stream) handleReport(r *zonesyncv1.Report) error {
+	if len(r.GetChanges()) > zonesync.MaxReportItems || len(r.GetProblems()) > zonesync.MaxReportItems {
+		return status.Errorf(codes.InvalidArgument, "a report of more than %d changes or problems", zonesync.MaxReportItems)
+	}
+	for _, c := range r.GetChanges() {
+		if len(c.GetBehindNames()) > zonesync.MaxReportNames || len(c.GetRejections()) > zonesync.MaxReportNames {
+			return status.Errorf(codes.InvalidArgument, "a report of more than %d names of a change", zonesync.MaxReportNames)
+		}
+	}
+	st.mu.Lock()
+	sentTo, snapshotting := st.sentTo, st.snapshotting
+	st.mu.Unlock()
+	if snapshotting {
+		// It may speak of a history that the snapshot replaces.
+		return nil
+	}
+	now := time.Now()
+	s, z := st.s, st.zone
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if z.stream != st {
+		return nil
+	}
+	z.report = r
+	z.applied = max(0, min(mesh.Revision(r.GetApplied()), sentTo))
+	z.settled = max(0, min(mesh.Revision(r.GetSettled()), sentTo))
+	for _, c := range r.GetChanges() {
+		rev := mesh.Revision(c.GetRevision())
+		if rev <= 0 || rev > sentTo {
+			continue
+		}
+		p := &progress{ChangeProgress: c}
+		i, known := slices.BinarySearchFunc(z.changes, rev, func(p *progress, r mesh.Revision) int {
+			return cmp.Compare(mesh.Revision(p.GetRevision()), r)
+		})
+		if known {
+			p.settled = z.changes[i].settled
+			z.changes[i] = p
+		} else {
+			z.changes = slices.Insert(z.changes, i, p)
+		}
+		if p.settled == 0 && c.GetBehind() == 0 {
+			if commit, ok := s.feed.recall(rev); ok {
+				p.settled = max(now.Sub(commit.time), time.Nanosecond)
+				s.metrics.settle.Observe(p.settled.Seconds())
+				s.log.Debug("settled", "zone", z.name, "rev", rev, "done", c.GetDone(), "rejected", c.GetRejected(), "took", p.settled)
+			}
+		}
+	}
+	if n := len(z.changes); n > maxProgress {
+		z.changes = append([]*progress(nil), z.changes[n-maxProgress:]...)
+	}
+	s.bumpLocked()
+	return nil
+}
+
+// Change is the state of a revision now, in every enabled zone. A change that
+// does not concern a zone is done there, with no proxy affected.
+func (s *Server) Change(rev mesh.Revision) ChangeStatus {
+	zones, _, _ := s.feed.fleet()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changeLocked(rev, zones)
+}
+
+func (s *Server) changeLocked(rev mesh.Revision, zones map[string]bool) ChangeStatus {
+	out := ChangeStatus{Revision: rev, Zones: []ZoneProgress{}, Complete: true}
+	commit, known := s.feed.recall(rev)
+	for _, name := range slices.Sorted(maps.Keys(zones)) {
+		if !zones[name] {
+			continue
+		}
+		p := ZoneProgress{Zone: name, State: Done}
+		if !known || s.view.concerns(name, commit.key) {
+			p = zoneProgress(name, s.zones[name], rev)
+		}
+		out.Complete = out.Complete && (p.State == Done || p.State == Rejected)
+		out.Zones = append(out.Zones, p)
+	}
+	return out
+}
+
+// zoneProgress is how far a change that concerns a zone came there.
+func zoneProgress(name string, z *zone, rev mesh.Revision) ZoneProgress {
+	p := ZoneProgress{Zone: name, State: Offline}
+	if z == nil {
+		return p
+	}
+	said := z.said(rev)
+	if said != nil {
+		p.Affected, p.Done, p.Behind, p.Rejected = int(said.GetAffected()), int(said.GetDone()), int(said.GetBehind()), int(said.GetRejected())
+		for _, n := range said.GetBehindNames() {
+			p.BehindNames = append(p.BehindNames, shorten(n, 256))
+		}
+		for _, r := range said.GetRejections() {
+			p.Rejections = append(p.Rejections, Rejection{Proxy: shorten(r.GetProxy(), 256), TypeURL: shorten(r.GetTypeUrl(), 256),
+				Resource: shorten(r.GetResource(), 512), Reason: shorten(r.GetReason(), 4096)})
+		}
+		p.Settled = said.settled
+	}
+	switch {
+	case z.settled >= rev || said != nil && p.Behind == 0:
+		p.State, p.Behind, p.BehindNames = Done, 0, nil
+		if p.Rejected > 0 {
+			p.State = Rejected
+		}
+	case z.stream != nil:
+		p.State, p.Settled = Behind, 0
+	}
+	return p
+}
+
+// said finds the progress of a revision: its own, or that of the push it was part of.
+func (z *zone) said(rev mesh.Revision) *progress {
+	i := sort.Search(len(z.covers), func(i int) bool { return z.covers[i] >= rev })
+	if i == len(z.covers) {
+		return nil
+	}
+	end := z.covers[i]
+	j := sort.Search(len(z.changes), func(j int) bool { return mesh.Revision(z.changes[j].GetRevision()) >= rev })
+	if j < len(z.changes) && mesh.Revision(z.changes[j].GetRevision()) <= end {
+		return z.changes[j]
+	}
+	return nil
+}
+
+// WatchChange calls fn with each new state of a revision until fn returns false
+// or ctx ends. The first call is immediate.
+func (s *Server) WatchChange(ctx context.Context, rev mesh.Revision, fn func(ChangeStatus) bool) error {
+	var last ChangeStatus
+	for first := true; ; first = false {
+		zones, _, _ := s.feed.fleet()
+		s.mu.Lock()
+		now, changed := s.changeLocked(rev, zones), s.changed
+		s.mu.Unlock()
+		if first || !reflect.DeepEqual(now, last) {
+			last = now
+			if !fn(now) {
+				return nil
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Zones lists every known zone, sorted by name.
+func (s *Server) Zones() []ZoneStatus {
+	zones, _, _ := s.feed.fleet()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := []ZoneStatus{}
+	for _, name := range slices.Sorted(maps.Keys(zones)) {
+		zs := ZoneStatus{Name: name}
+		if z := s.zones[name]; z != nil {
+			zs.Online, zs.Since, zs.Version, zs.Applied = z.stream != nil, z.since, z.version, int64(z.applied)
+			zs.Connected, zs.Total = int(z.report.GetProxiesConnected()), int(z.report.GetProxiesTotal())
+			for _, p := range z.report.GetProblems() {
+				key := mesh.Key{Kind: mesh.KindName(p.GetKind()), Mesh: p.GetMesh(), Zone: p.GetZone(), Name: p.GetName()}
+				zs.Problems = append(zs.Problems, ResourceProblem{Key: key, Kind: p.GetKind(), Mesh: p.GetMesh(), Zone: p.GetZone(),
+					Name: p.GetName(), Reason: shorten(p.GetReason(), 4096), Proxies: int(p.GetProxies())})
+			}
+		}
+		out = append(out, zs)
+	}
+	return out
+}
+
+func sortKeys(keys []mesh.Key) {
+	slices.SortFunc(keys, func(a, b mesh.Key) int { return strings.Compare(a.String(), b.String()) })
+}
