@@ -59,7 +59,7 @@ func CheckFact(zone string, r Resource, trustDomains []string) Problems {
 	}
 	k, ok := KindByName(r.Kind)
 	if !ok {
-		ps.Addf("type", "unknown kind %q", clip(string(r.Kind)))
+		ps.Addf("type", "unknown kind %q", clipFact(string(r.Kind)))
 		return ps
 	}
 	if !k.Flow.Has(ZoneToGlobal) {
@@ -80,28 +80,51 @@ func CheckFact(zone string, r Resource, trustDomains []string) Problems {
 		return ps
 	}
 	ps.In("spec", spec.Validate())
-	switch s := spec.(type) {
-	case *MeshTrust:
-		checkTrustFact(s, trustDomains, &ps)
-	case *MeshService:
-		for i, id := range s.Identities {
-			if !slices.ContainsFunc(trustDomains, func(td string) bool { return strings.HasPrefix(id.Value, "spiffe://"+td+"/") }) {
-				ps.Addf("spec.identities["+strconv.Itoa(i)+"].value", "%q is not in a trust domain of zone %s (%s)", clip(id.Value), zone, strings.Join(trustDomains, ", "))
-			}
+	checkClaims(zone, spec, trustDomains, &ps)
+	if t, ok := spec.(*MeshTrust); ok {
+		checkCertificates(t, &ps)
+	}
+	return ps
+}
+
+// CheckClaims is the part of CheckFact that a receiver in another zone repeats:
+// the trust domains and identities that a resource of zone claims must be that
+// zone's. It says nothing of a spec that it cannot read, or does not know.
+func CheckClaims(zone string, r Resource, trustDomains []string) Problems {
+	var ps Problems
+	if k, ok := KindByName(r.Kind); ok && (k.Name == KindMeshTrust || k.Name == KindMeshService) {
+		if spec := k.New(); json.Unmarshal(specOrEmpty(r.Spec), spec) == nil {
+			checkClaims(zone, spec, trustDomains, &ps)
 		}
 	}
 	return ps
 }
 
+func checkClaims(zone string, spec Spec, trustDomains []string, ps *Problems) {
+	mine := strings.Join(trustDomains, ", ")
+	switch s := spec.(type) {
+	case *MeshTrust:
+		if !slices.Contains(trustDomains, s.TrustDomain) {
+			ps.Addf("spec.trustDomain", "%q is not a trust domain of zone %s (%s)", clipFact(s.TrustDomain), zone, mine)
+		}
+	case *MeshService:
+		for i, id := range s.Identities {
+			if !slices.ContainsFunc(trustDomains, func(td string) bool { return strings.HasPrefix(id.Value, "spiffe://"+td+"/") }) {
+				ps.Addf("spec.identities["+strconv.Itoa(i)+"].value", "%q is not in a trust domain of zone %s (%s)", clipFact(id.Value), zone, mine)
+			}
+		}
+	}
+}
+
 func checkFactKey(k Kind, r Resource, ps *Problems) {
 	switch {
 	case k.DNSLabel && !factLabelName.MatchString(r.Name):
-		ps.Addf("name", "%q must be an RFC 1035 label: at most 63 of a-z, 0-9 and '-', starting with a letter", clip(r.Name))
+		ps.Addf("name", "%q must be an RFC 1035 label: at most 63 of a-z, 0-9 and '-', starting with a letter", clipFact(r.Name))
 	case !factName.MatchString(r.Name):
-		ps.Addf("name", "%q must have 1 to %d of a-z, 0-9, '-' and '.'", clip(r.Name), maxFactText)
+		ps.Addf("name", "%q must have 1 to %d of a-z, 0-9, '-' and '.'", clipFact(r.Name), maxFactText)
 	}
 	if k.Scope == ScopeMesh && !factLabelName.MatchString(r.Mesh) {
-		ps.Addf("mesh", "%q must be an RFC 1035 label", clip(r.Mesh))
+		ps.Addf("mesh", "%q must be an RFC 1035 label", clipFact(r.Mesh))
 	}
 	if k.Scope == ScopeGlobal && r.Mesh != "" {
 		ps.Addf("mesh", "must be empty for kind %s", k.Name)
@@ -112,15 +135,12 @@ func checkFactKey(k Kind, r Resource, ps *Problems) {
 	}
 	for _, key := range slices.Sorted(maps.Keys(r.Labels)) {
 		if key == "" || len(key) > maxFactText || len(r.Labels[key]) > maxFactText {
-			ps.Addf("labels", "key and value of %q must have at most %d octets", clip(key), maxFactText)
+			ps.Addf("labels", "key and value of %q must have at most %d octets", clipFact(key), maxFactText)
 		}
 	}
 }
 
-func checkTrustFact(s *MeshTrust, trustDomains []string, ps *Problems) {
-	if !slices.Contains(trustDomains, s.TrustDomain) {
-		ps.Addf("spec.trustDomain", "%q is not a trust domain of this zone (%s)", clip(s.TrustDomain), strings.Join(trustDomains, ", "))
-	}
+func checkCertificates(s *MeshTrust, ps *Problems) {
 	count := 0
 	for i, b := range s.CABundles {
 		field := "spec.caBundles[" + strconv.Itoa(i) + "].pem.value"
@@ -135,7 +155,7 @@ func checkTrustFact(s *MeshTrust, trustDomains []string, ps *Problems) {
 				return
 			}
 			if block.Type != "CERTIFICATE" {
-				ps.Addf(field, "holds a PEM block %q; only CERTIFICATE is allowed, a private key never leaves its zone", clip(block.Type))
+				ps.Addf(field, "holds a PEM block %q; only CERTIFICATE is allowed, a private key never leaves its zone", clipFact(block.Type))
 				continue
 			}
 			if _, err := x509.ParseCertificate(block.Bytes); err != nil {
@@ -202,8 +222,8 @@ func specOrEmpty(spec json.RawMessage) json.RawMessage {
 	return spec
 }
 
-// clip shortens foreign text for an error message.
-func clip(s string) string {
+// clipFact shortens foreign text for an error message.
+func clipFact(s string) string {
 	if len(s) > 80 {
 		return s[:80] + "…"
 	}

@@ -32,7 +32,8 @@ type Facts interface {
 	Facts() map[mesh.Key]mesh.Resource
 	// FactsChanged receives (capacity 1, coalesced) after they changed.
 	FactsChanged() <-chan struct{}
-	// FactsConfirmed tells that global holds exactly these facts now, durably.
+	// FactsConfirmed tells that global holds, durably, exactly what the latest call
+	// of Facts returned, except what it refused. It is called by the goroutine that calls Facts.
 	FactsConfirmed(sequence uint64)
 }
 

@@ -1,0 +1,206 @@
+package sync
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	gosync "sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/tombolo-mesh/tombolo/mesh"
+	"github.com/tombolo-mesh/tombolo/proto/zonesync"
+	zonesyncv1 "github.com/tombolo-mesh/tombolo/proto/zonesync/v1"
+)
+
+// Config of a Client.
+type Config struct {
+	// Zone is this zone's name. Required.
+	Zone string
+	// Address of global, host:port. Required.
+	Address string
+	// Token for this zone, read again at each dial. Required.
+	Token func() (string, error)
+	// TLS to reach global, default the system's authorities.
+	TLS *tls.Config
+	// Replica takes what global pushes. Required.
+	Replica Replica
+	// Facts that this zone tells. Required.
+	Facts Facts
+	// Reports of progress. Required.
+	Reports Reports
+	// Inspector answers questions; nil refuses them.
+	Inspector Inspector
+	// Identities are the MeshIdentity resources of the replica, read once when Run
+	// starts; with them the facts of other zones are checked from the first push
+	// on. Without, the trust domains of others are not checked until a snapshot.
+	Identities func() []mesh.Resource
+	// Instance of this process, different for each.
+	Instance string
+	// Version of the software, for people.
+	Version string
+	// Log, default discards.
+	Log *slog.Logger
+	// Registerer of metrics; nil registers none.
+	Registerer prometheus.Registerer
+	// DialOptions are appended to the client's own, for tests.
+	DialOptions []grpc.DialOption
+}
+
+// Bounds of the pause between dials.
+const (
+	minBackoff = 100 * time.Millisecond
+	maxBackoff = 5 * time.Second
+)
+
+// Status of a Client.
+type Status struct {
+	// Connected: hello and welcome were exchanged.
+	Connected bool
+	// Since is when Connected last changed; zero before the first dial.
+	Since time.Time
+	// Error that ended the last stream or dial; empty while connected.
+	Error string
+	// Global is its version, and GlobalInstance its instance, as it last said.
+	Global, GlobalInstance string
+}
+
+// Client is the zone's side of the stream. It is safe for concurrent use.
+type Client struct {
+	cfg     Config
+	log     *slog.Logger
+	metrics *metrics
+	kick    chan struct{}
+	limits  limits
+	trusts  *trusts
+	facts   *factsState
+
+	mu     gosync.Mutex
+	status Status
+}
+
+// limits bound what a session collects before it is applied.
+type limits struct {
+	// bytes of a snapshot, or of the parts of a push.
+	bytes int
+}
+
+// New makes a client; Run dials.
+func New(cfg Config) *Client {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Client{
+		cfg: cfg, log: cfg.Log, metrics: newMetrics(cfg.Registerer), kick: make(chan struct{}, 1),
+		limits: limits{bytes: 1 << 30}, trusts: newTrusts(cfg.Zone), facts: newFactsState(cfg.Zone),
+	}
+}
+
+// Connected reports whether the stream is up.
+func (c *Client) Connected() bool { return c.Status().Connected }
+
+// Status now.
+func (c *Client) Status() Status {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.status
+}
+
+// Redial ends a pause between dials at once. It does not touch an open stream.
+func (c *Client) Redial() {
+	select {
+	case c.kick <- struct{}{}:
+	default:
+	}
+}
+
+// Run dials for ever, until ctx ends.
+func (c *Client) Run(ctx context.Context) error {
+	if c.cfg.Identities != nil {
+		c.trusts.load(c.cfg.Identities())
+	}
+	pauses := &backoff.ExponentialBackOff{
+		InitialInterval: minBackoff, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: maxBackoff,
+	}
+	pauses.Reset()
+	for {
+		err := c.connect(ctx, pauses.Reset)
+		c.disconnected(err)
+		if ctx.Err() != nil {
+			return nil
+		}
+		c.log.Info("not connected to global", "error", err)
+		timer := time.NewTimer(min(pauses.NextBackOff(), maxBackoff))
+		select {
+		case <-timer.C:
+		case <-c.kick:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+}
+
+// connect dials and serves one stream. It calls healthy once the stream is of use.
+func (c *Client) connect(ctx context.Context, healthy func()) error {
+	token, err := c.cfg.Token()
+	if err != nil {
+		return fmt.Errorf("read the zone token: %w", err)
+	}
+	options := append([]grpc.DialOption{
+		grpc.WithTransportCredentials(credentials.NewTLS(c.cfg.TLS)),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(zonesync.MaxMessageBytes), grpc.MaxCallSendMsgSize(zonesync.MaxMessageBytes)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: zonesync.KeepaliveTime, Timeout: zonesync.KeepaliveTimeout}),
+	}, c.cfg.DialOptions...)
+	conn, err := grpc.NewClient(c.cfg.Address, options...)
+	if err != nil {
+		return fmt.Errorf("dial global at %s: %w", c.cfg.Address, err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+	fs, err := zonesyncv1.NewZoneSyncClient(conn).Sync(ctx)
+	if err != nil {
+		return fmt.Errorf("open the stream to global at %s: %w", c.cfg.Address, err)
+	}
+	return c.serve(ctx, cancel, fs, healthy)
+}
+
+func (c *Client) connected(w *zonesyncv1.Welcome) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.status = Status{Connected: true, Since: time.Now(), Global: clip(w.GetVersion()), GlobalInstance: clip(w.GetInstance())}
+	c.metrics.connected.Set(1)
+	c.log.Info("connected to global", "version", c.status.Global, "instance", c.status.GlobalInstance, "snapshot", w.GetSnapshot())
+}
+
+func (c *Client) disconnected(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.status.Connected || c.status.Since.IsZero() {
+		c.status.Since = time.Now()
+	}
+	c.status.Connected = false
+	if err != nil && !errors.Is(err, context.Canceled) {
+		c.status.Error = err.Error()
+	}
+	c.metrics.connected.Set(0)
+}
+
+func clip(text string) string {
+	if len(text) > 80 {
+		return text[:80] + "…"
+	}
+	return text
+}
