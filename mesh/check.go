@@ -15,12 +15,13 @@ import (
 const MaxLabelLength = 63
 
 var (
-	dnsLabelForm   = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$`)
-	subdomainForm  = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
-	labelWordForm  = regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$`)
-	httpTokenForm  = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
-	sectionForm    = regexp.MustCompile(`^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)$`)
-	pathOctetsForm = regexp.MustCompile(`^[!-~]*$`)
+	dnsLabelForm     = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$`)
+	subdomainForm    = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+	labelWordForm    = regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$`)
+	httpTokenForm    = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+	sectionForm      = regexp.MustCompile(`^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)$`)
+	pathOctetsForm   = regexp.MustCompile(`^[!-~]*$`)
+	spiffePrefixForm = regexp.MustCompile(`^[a-z0-9._-]+(/[A-Za-z0-9._-]+)*/?$`)
 )
 
 // CheckDNSLabel says what is wrong with an RFC 1035 label; "" when nothing is.

@@ -164,3 +164,18 @@ func (s *MeshHTTPRoute) ToItems() []ToItem {
 
 // RuleItems implements Policy; a route has none.
 func (s *MeshHTTPRoute) RuleItems() []RuleItem { return nil }
+
+// Types of filters.
+const (
+	FilterRequestHeaderModifier  = "RequestHeaderModifier"
+	FilterResponseHeaderModifier = "ResponseHeaderModifier"
+	FilterRequestRedirect        = "RequestRedirect"
+	FilterURLRewrite             = "URLRewrite"
+	FilterRequestMirror          = "RequestMirror"
+)
+
+// Types of path rewrites.
+const (
+	ReplaceFullPath    = "ReplaceFullPath"
+	ReplacePrefixMatch = "ReplacePrefixMatch"
+)

@@ -40,3 +40,22 @@ func (s *MeshTrafficPermission) RuleItems() []RuleItem {
 	}
 	return out
 }
+
+// Validate implements Spec.
+func (s *MeshTrafficPermission) Validate() Problems {
+	out := policyProblems(KindMeshTrafficPermission, s)
+	for i := range s.Rules {
+		at, c := indexPath("rules", i)+".default", &s.Rules[i].Default
+		if len(c.Allow)+len(c.AllowWithShadowDeny)+len(c.Deny) == 0 {
+			out.Addf(at, "must have at least one of allow, allowWithShadowDeny, deny")
+		}
+		list := func(name string, matches []Match) {
+			out.count(join(at, name), len(matches), 0, maxPermits)
+			out.In(join(at, name), matchList(matches))
+		}
+		list("allow", c.Allow)
+		list("allowWithShadowDeny", c.AllowWithShadowDeny)
+		list("deny", c.Deny)
+	}
+	return out
+}

@@ -13,22 +13,21 @@ import (
 
 // Defaults of MeshIdentity.
 const (
-	DefaultTrustDomain     = "{{ .Mesh }}.{{ .Zone }}.mesh.local"
-	DefaultPathUniversal   = "/workload/{{ .Workload }}"
-	DefaultPathKubernetes  = "/ns/{{ .Namespace }}/sa/{{ .ServiceAccount }}"
-	DefaultLeafLife        = 24 * time.Hour
-	ProviderBundled        = "Bundled"
-	maxTemplate            = 1024
-	maxSpiffeID            = 2048
-	maxTrustDomain         = 253
-	labelKubeServiceAcc    = "k8s." + LabelPrefix + "service-account"
-	meshTrustCreationOn    = "Enabled"
-	meshTrustCreationOff   = "Disabled"
-	identityTypeSpiffeID   = "SpiffeID"
-	caBundleTypePEM        = "Pem"
-	spiffeIDScheme         = "spiffe://"
-	sniAliasMeshService    = "sni.msvc."
-	sampleForTemplateCheck = "sample"
+	DefaultTrustDomain    = "{{ .Mesh }}.{{ .Zone }}.mesh.local"
+	DefaultPathUniversal  = "/workload/{{ .Workload }}"
+	DefaultPathKubernetes = "/ns/{{ .Namespace }}/sa/{{ .ServiceAccount }}"
+	DefaultLeafLife       = 24 * time.Hour
+	ProviderBundled       = "Bundled"
+	maxTemplate           = 1024
+	maxSpiffeID           = 2048
+	maxTrustDomain        = 253
+	labelKubeServiceAcc   = "k8s." + LabelPrefix + "service-account"
+	meshTrustCreationOn   = "Enabled"
+	meshTrustCreationOff  = "Disabled"
+	identityTypeSpiffeID  = "SpiffeID"
+	caBundleTypePEM       = "Pem"
+	spiffeIDScheme        = "spiffe://"
+	sniAliasMeshService   = "sni.msvc."
 )
 
 // IdentitySubject is the proxy, or class of proxies, that wants an identity.
@@ -225,6 +224,26 @@ func expand(text string, who IdentitySubject) (string, error) {
 		}
 	}
 	return b.String(), nil
+}
+
+// templateLabels are the labels that a template asks for.
+func templateLabels(text string) []string {
+	if len(text) > maxTemplate {
+		return nil
+	}
+	trees, err := parse.Parse("template", text, "", "", map[string]any{"label": true})
+	if err != nil || trees["template"] == nil || trees["template"].Root == nil {
+		return nil
+	}
+	var out []string
+	for _, node := range trees["template"].Root.Nodes {
+		if action, ok := node.(*parse.ActionNode); ok && len(action.Pipe.Cmds) == 1 {
+			if args := action.Pipe.Cmds[0].Args; len(args) == 2 && args[1].Type() == parse.NodeString {
+				out = append(out, args[1].(*parse.StringNode).Text)
+			}
+		}
+	}
+	return out
 }
 
 func evaluate(node parse.Node, who IdentitySubject) (string, error) {

@@ -46,3 +46,19 @@ func (s *MeshTCPRoute) ToItems() []ToItem {
 
 // RuleItems implements Policy; a route has none.
 func (s *MeshTCPRoute) RuleItems() []RuleItem { return nil }
+
+// Validate implements Spec.
+func (s *MeshTCPRoute) Validate() Problems {
+	out := policyProblems(KindMeshTCPRoute, s)
+	for i := range s.To {
+		rules := s.To[i].Rules
+		at := indexPath("to", i) + ".rules"
+		if len(rules) != 1 {
+			out.Addf(at, "must have exactly 1 item, not %d", len(rules))
+		}
+		for j := range rules {
+			out.In(indexPath(at, j)+".default", backendRefs("backendRefs", rules[j].Default.BackendRefs))
+		}
+	}
+	return out
+}

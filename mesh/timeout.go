@@ -72,3 +72,56 @@ func (s *MeshTimeout) RuleItems() []RuleItem {
 	}
 	return out
 }
+
+// Validate implements Spec.
+func (s *MeshTimeout) Validate() Problems {
+	out := policyProblems(KindMeshTimeout, s)
+	for i := range s.Rules {
+		out.In(indexPath("rules", i)+".default", s.Rules[i].Default.problems())
+	}
+	for i := range s.To {
+		at := indexPath("to", i) + ".default"
+		out.In(at, s.To[i].Default.problems())
+		if s.To[i].TargetRef.Kind == KindMeshHTTPRoute {
+			out.In(at, s.To[i].Default.routeProblems())
+		}
+	}
+	return out
+}
+
+func (c *TimeoutConf) problems() Problems {
+	var out Problems
+	if c.ConnectionTimeout == nil && c.IdleTimeout == nil && c.HTTP == nil {
+		out.Addf("", "must have at least one of connectionTimeout, idleTimeout, http")
+	}
+	out.positive("connectionTimeout", c.ConnectionTimeout)
+	out.notNegative("idleTimeout", c.IdleTimeout)
+	if h := c.HTTP; h != nil {
+		if *h == (TimeoutHTTP{}) {
+			out.Addf("http", "must have at least one of requestTimeout, streamIdleTimeout, maxStreamDuration, maxConnectionDuration, requestHeadersTimeout")
+		}
+		out.notNegative("http.requestTimeout", h.RequestTimeout)
+		out.notNegative("http.streamIdleTimeout", h.StreamIdleTimeout)
+		out.notNegative("http.maxStreamDuration", h.MaxStreamDuration)
+		out.notNegative("http.maxConnectionDuration", h.MaxConnectionDuration)
+		out.notNegative("http.requestHeadersTimeout", h.RequestHeadersTimeout)
+	}
+	return out
+}
+
+// routeProblems: a route has requests and streams, no connections.
+func (c *TimeoutConf) routeProblems() Problems {
+	var out Problems
+	refuse := func(field string, d *Duration) {
+		if d != nil {
+			out.Addf(field, "must be absent for kind MeshHTTPRoute: it is about connections, which routes share")
+		}
+	}
+	refuse("connectionTimeout", c.ConnectionTimeout)
+	refuse("idleTimeout", c.IdleTimeout)
+	if c.HTTP != nil {
+		refuse("http.maxConnectionDuration", c.HTTP.MaxConnectionDuration)
+		refuse("http.requestHeadersTimeout", c.HTTP.RequestHeadersTimeout)
+	}
+	return out
+}
