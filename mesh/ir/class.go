@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"strconv"
 	"strings"
@@ -13,12 +14,12 @@ import (
 
 // Values of fields that the kinds spell as strings.
 const (
-	stateReady    = "Ready"
-	stateIgnored  = "Ignored"
-	zoneIngress   = "ZoneIngress"
-	unavailable   = "Unavailable"
-	loopback      = "127.0.0.1"
-	anonymousProx = "proxy"
+	stateReady   = "Ready"
+	stateIgnored = "Ignored"
+	zoneIngress  = "ZoneIngress"
+	unavailable  = "Unavailable"
+	loopback     = "127.0.0.1"
+	anonymous    = "proxy"
 )
 
 // ClassOf splits a Dataplane into what it shares with its replicas and what is
@@ -40,11 +41,16 @@ func ClassOf(dp *Object) (*Class, *Instance) {
 	}
 	in := &Instance{}
 	net := spec.Networking
-	for _, l := range net.Listeners {
-		c.Role = Ingress
-		in.Listeners = append(in.Listeners, or(l.Address, net.Address))
-		c.Listeners = append(c.Listeners, mesh.Listener{Type: l.Type, Port: l.Port, Name: or(l.Name, number(l.Port))})
+	if len(net.Listeners) > 0 {
+		c.zoneProxy(in, net)
+	} else {
+		c.sidecar(in, net)
 	}
+	c.ID = c.id()
+	return c, in
+}
+
+func (c *Class) sidecar(in *Instance, net mesh.Networking) {
 	for _, i := range net.Inbound {
 		if i.State == stateIgnored {
 			continue
@@ -58,8 +64,37 @@ func ClassOf(dp *Object) (*Class, *Instance) {
 		o.BackendRef.Labels = canonicalOrNil(o.BackendRef.Labels)
 		c.Outbounds = append(c.Outbounds, o)
 	}
-	c.ID = c.id()
-	return c, in
+}
+
+func (c *Class) zoneProxy(in *Instance, net mesh.Networking) {
+	c.Role = Ingress
+	for i, l := range net.Listeners {
+		if l.Type != zoneIngress {
+			c.unsupported("networking.listeners[%d].type: %q is not supported yet: must be %s", i, l.Type, zoneIngress)
+			continue
+		}
+		in.Listeners = append(in.Listeners, or(l.Address, net.Address))
+		c.Listeners = append(c.Listeners, mesh.Listener{Type: l.Type, Port: l.Port, Name: or(l.Name, number(l.Port))})
+	}
+	if len(net.Inbound) > 0 {
+		c.unsupported("networking.inbound: a zone proxy has no application, so no inbounds")
+	}
+	if len(net.Outbound) > 0 {
+		c.unsupported("networking.outbound: a zone proxy has no application, so no outbounds")
+	}
+}
+
+func (c *Class) unsupported(format string, args ...any) {
+	c.Unsupported = append(c.Unsupported, fmt.Sprintf(format, args...))
+}
+
+// Owner is the resource that answers for what the Dataplanes of the class say:
+// the Workload, or the one Dataplane of a class of its own.
+func (c *Class) Owner(zone string) mesh.Key {
+	if c.Name != "" {
+		return mesh.Key{Kind: mesh.KindDataplane, Mesh: c.Mesh, Zone: zone, Name: c.Name}
+	}
+	return mesh.Key{Kind: mesh.KindWorkload, Mesh: c.Mesh, Zone: zone, Name: or(c.Labels[mesh.LabelWorkload], c.ID)}
 }
 
 // Named is a copy of c for the one proxy of that name: a class of its own. The
@@ -155,7 +190,7 @@ func (c *Class) id() string {
 func workloadName(s string) string {
 	const maxLabel = 63
 	if s == "" || len(s) > maxLabel || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-		return anonymousProx
+		return anonymous
 	}
 	return s
 }

@@ -52,8 +52,11 @@ type Class struct {
 	Inbounds []ClassInbound
 	// Outbounds as authored.
 	Outbounds []mesh.Outbound
-	// Listeners of a zone proxy, without addresses.
+	// Listeners of a zone ingress, without addresses and state.
 	Listeners []mesh.Listener
+	// Unsupported says what else the Dataplanes ask for, which is left out: the
+	// path and the reason. It becomes problems.
+	Unsupported []string
 }
 
 // ClassInbound is an inbound without its addresses.
@@ -86,7 +89,8 @@ type Proxy struct {
 	// Zone that compiled it.
 	Zone string
 	// HasIdentity: a MeshIdentity selects the class. Without one a sidecar gets
-	// neither inbounds nor outbounds: there is no plain text in the mesh.
+	// neither inbounds nor outbounds: there is no plain text in the mesh. An
+	// ingress passes TLS through and needs none; there it is always false.
 	HasIdentity bool
 	// Inbounds of a sidecar, parallel to Class.Inbounds.
 	Inbounds []Inbound

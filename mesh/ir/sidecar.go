@@ -140,7 +140,7 @@ func (b *compiler) outbounds() {
 	for i, o := range b.class.Outbounds {
 		listen := o.Address + ":" + number(o.Port)
 		if seen[listen] {
-			b.problem(b.workload(), "networking.outbound[%d]: %s is taken by an earlier outbound", i, listen)
+			b.problem(b.class.Owner(b.r.Zone()), "networking.outbound[%d]: %s is taken by an earlier outbound", i, listen)
 			continue
 		}
 		seen[listen] = true
@@ -151,22 +151,11 @@ func (b *compiler) outbounds() {
 	})
 }
 
-// workload is the resource to blame for what a Dataplane says: the class stands
-// for all its replicas.
-func (b *compiler) workload() mesh.Key {
-	name := or(b.class.Name, b.class.Labels[mesh.LabelWorkload])
-	kind := mesh.KindWorkload
-	if b.class.Name != "" {
-		kind = mesh.KindDataplane
-	}
-	return mesh.Key{Kind: kind, Mesh: b.class.Mesh, Zone: b.r.Zone(), Name: or(name, b.class.ID)}
-}
-
 func (b *compiler) outbound(i int, o mesh.Outbound) Outbound {
 	out := Outbound{Address: o.Address, Port: o.Port}
 	target, err := resolve(b.r, b.class.Mesh, o.BackendRef)
 	if err != nil {
-		b.problem(b.workload(), "networking.outbound[%d].backendRef: %v", i, err)
+		b.problem(b.class.Owner(b.r.Zone()), "networking.outbound[%d].backendRef: %v", i, err)
 		out.Name = "unresolved_" + o.Address + "_" + number(o.Port)
 		out.Protocol = TCP
 		out.Timeouts = outboundTimeouts(nil)

@@ -1,0 +1,95 @@
+package irtest
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/tombolo-mesh/tombolo/mesh"
+	"github.com/tombolo-mesh/tombolo/mesh/ir"
+)
+
+// Compiler is ir.Compile or ingress.Compile.
+type Compiler func(ir.Reader, *ir.Class) *ir.Proxy
+
+// Answer compiles what the lines of a case ask for and says it as text. A line
+// is a command and its arguments; lines that are empty or begin with # are skipped.
+//
+//	proxy MESH NAME      what the class of that Dataplane must do
+//	endpoints MESH NAME  every endpoint set that it needs
+//	class MESH NAME      the class and the instance
+//	reads MESH NAME      what the compile reads
+//	counter NAME N       sets a counter first
+func Answer(w *World, compile Compiler, lines string) (string, error) {
+	var out strings.Builder
+	for _, line := range strings.Split(lines, "\n") {
+		f := strings.Fields(line)
+		if len(f) == 0 || strings.HasPrefix(f[0], "#") {
+			continue
+		}
+		if len(f) != 3 {
+			return "", fmt.Errorf("%q: must be a command and two arguments", line)
+		}
+		if f[0] == "counter" {
+			var n uint64
+			if _, err := fmt.Sscan(f[2], &n); err != nil {
+				return "", fmt.Errorf("%q: %w", line, err)
+			}
+			w.SetCounter(f[1], n)
+			continue
+		}
+		text, err := answer(w, compile, f[0], f[1], f[2])
+		if err != nil {
+			return "", fmt.Errorf("%q: %w", line, err)
+		}
+		fmt.Fprintf(&out, "> %s\n%s", strings.Join(f, " "), text)
+	}
+	return out.String(), nil
+}
+
+func answer(w *World, compile Compiler, what, meshName, name string) (string, error) {
+	class, instance, err := w.Class(meshName, name)
+	if err != nil {
+		return "", err
+	}
+	w.Reads()
+	switch what {
+	case "proxy":
+		return compile(w, class).Text(), nil
+	case "endpoints":
+		var out strings.Builder
+		for _, ref := range ir.EndpointRefs(compile(w, class)) {
+			out.WriteString(ir.CompileEndpoints(w, ref).Text())
+		}
+		return out.String(), nil
+	case "class":
+		return classText(class, instance), nil
+	case "reads":
+		compile(w, class)
+		return strings.Join(w.Reads(), "\n") + "\n", nil
+	default:
+		return "", fmt.Errorf("unknown command %q", what)
+	}
+}
+
+func classText(c *ir.Class, i *ir.Instance) string {
+	var out strings.Builder
+	fmt.Fprintf(&out, "class %s mesh=%s name=%q role=%d labels=%v\n", c.ID, c.Mesh, c.Name, c.Role, c.Labels)
+	for n, in := range c.Inbounds {
+		at := i.Inbounds[n]
+		fmt.Fprintf(&out, "  inbound %s %s %s:%d to %s:%d\n", in.Name, in.Protocol, at.Address, in.Port, at.ServiceAddress, in.ServicePort)
+	}
+	for _, o := range c.Outbounds {
+		fmt.Fprintf(&out, "  outbound %s:%d to %s\n", o.Address, o.Port, backendText(o.BackendRef))
+	}
+	for n, l := range c.Listeners {
+		fmt.Fprintf(&out, "  listener %s %s %s:%d\n", l.Name, l.Type, i.Listeners[n], l.Port)
+	}
+	for _, u := range c.Unsupported {
+		fmt.Fprintf(&out, "  unsupported %s\n", u)
+	}
+	return out.String()
+}
+
+func backendText(r mesh.BackendRef) string {
+	return fmt.Sprintf("%s name=%q labels=%v port=%d section=%q", r.Kind, r.Name, r.Labels, r.Port, r.SectionName)
+}
