@@ -35,6 +35,7 @@ type Manifest struct {
 	Problems Problems
 
 	inline bool
+	root   *node
 	covers func(field string) bool
 }
 
@@ -72,7 +73,7 @@ func decodeManifests(data []byte, limit int, want Key) ([]Manifest, error) {
 	}
 	out := make([]Manifest, 0, len(docs))
 	for i, doc := range docs {
-		d := decoder{m: Manifest{Document: i + 1, Line: doc.line}, want: want}
+		d := decoder{m: Manifest{Document: i + 1, Line: doc.line, root: doc}, want: want}
 		d.document(doc)
 		d.m.Problems = d.s.problems
 		d.m.covers = d.s.covers
@@ -100,9 +101,6 @@ func (m *Manifest) Validate() Problems {
 // authorPath turns a path of the REST form into one of the form that was written.
 func (m *Manifest) authorPath(field string) string {
 	if m.Form == FormREST {
-		if m.inline && !isMetadata(field) {
-			return field
-		}
 		return field
 	}
 	switch {
@@ -269,7 +267,7 @@ func (d *decoder) kubernetes(doc *node) {
 			r.Mesh = d.text(doc, "", "mesh")
 		}
 		if r.Mesh == "" && d.want.Mesh == "" {
-			r.Mesh = "default"
+			r.Mesh = DefaultMesh
 		}
 	}
 	d.agree(`metadata.labels["kuma.io/mesh"]`, "metadata.name")

@@ -157,8 +157,15 @@ func (s *MeshIdentity) render(who IdentitySubject) (spiffeid.ID, Problems) {
 		text = s.SpiffeID.Path
 	}
 	path, err := expand(text, who)
-	if err != nil {
+	switch {
+	case err != nil:
 		problems.Addf("spiffeID.path", "%v", err)
+	case path == "":
+		problems.Addf("spiffeID.path", "is empty for this proxy; it must begin with '/'")
+	default:
+		if err := spiffeid.ValidatePath(path); err != nil {
+			problems.Addf("spiffeID.path", "yields %q, which is no path of a SPIFFE ID: %v; allowed are segments of letters, digits, '-', '_' and '.', each after a '/'", path, err)
+		}
 	}
 	if len(problems) > 0 {
 		return spiffeid.ID{}, problems
@@ -166,9 +173,7 @@ func (s *MeshIdentity) render(who IdentitySubject) (spiffeid.ID, Problems) {
 	id, err := spiffeid.FromPath(td, path)
 	switch {
 	case err != nil:
-		problems.Addf("spiffeID.path", "yields %q, which is no path of a SPIFFE ID: %v; allowed are segments of letters, digits, '-', '_' and '.', each after a '/'", path, err)
-	case path == "":
-		problems.Addf("spiffeID.path", "is empty for this proxy; it must begin with '/'")
+		problems.Addf("spiffeID.path", "yields no SPIFFE ID: %v", err)
 	case len(id.String()) > maxSpiffeID:
 		problems.Addf("spiffeID", "yields an ID of %d octets; at most %d are allowed", len(id.String()), maxSpiffeID)
 	}

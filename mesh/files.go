@@ -1,0 +1,125 @@
+package mesh
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// FileProblem is a problem of one document of a file.
+type FileProblem struct {
+	// File as it was named.
+	File string
+	// Document counts from 1; 0 when the file as a whole cannot be read.
+	Document int
+	// Line where it is, as near as is known; 0 when unknown.
+	Line int
+	// Kind and Name of the resource, as far as they are known.
+	Kind KindName
+	Name string
+	// Problem itself.
+	Problem Problem
+}
+
+// String is one line: "web.yaml:12: MeshTimeout slow: spec.to: is required …".
+func (p FileProblem) String() string {
+	var b strings.Builder
+	b.WriteString(p.File)
+	if p.Line > 0 {
+		fmt.Fprintf(&b, ":%d", p.Line)
+	}
+	b.WriteString(": ")
+	if p.Kind != "" {
+		b.WriteString(string(p.Kind) + " ")
+	}
+	if p.Name != "" {
+		b.WriteString(p.Name + " ")
+	}
+	if p.Kind != "" || p.Name != "" {
+		s := strings.TrimSuffix(b.String(), " ")
+		b.Reset()
+		b.WriteString(s + ": ")
+	}
+	if p.Problem.Field != "" {
+		b.WriteString(p.Problem.Field + ": ")
+	}
+	b.WriteString(p.Problem.Reason)
+	return b.String()
+}
+
+// ValidateManifests checks a file of manifests without a control plane and
+// returns every problem. Two documents that are the same resource are one too.
+func ValidateManifests(name string, data []byte) []FileProblem {
+	manifests, err := DecodeManifests(data, 0)
+	if err != nil {
+		return []FileProblem{{File: name, Problem: Problem{Reason: err.Error()}}}
+	}
+	var out []FileProblem
+	seen := map[Key]int{}
+	for i := range manifests {
+		m := &manifests[i]
+		problems := m.Validate()
+		key := m.Resource.Key
+		if first, dup := seen[key]; dup && key.Name != "" {
+			problems.Addf("", "is the same resource as document %d", first)
+		} else {
+			seen[key] = m.Document
+		}
+		if m.Decoded != nil && len(problems) == 0 {
+			env := EnvUniversal
+			if m.Form == FormKubernetes {
+				env = EnvKubernetes
+			}
+			_, more := ComputeLabels(m.Resource, m.Decoded, env)
+			problems = append(problems, more...)
+		}
+		for _, p := range problems {
+			out = append(out, FileProblem{File: name, Document: m.Document, Line: m.LineOf(p.Field), Kind: key.Kind, Name: key.Name, Problem: p})
+		}
+	}
+	return out
+}
+
+// LineOf finds the line of a field, or of the part of it that is there.
+func (m *Manifest) LineOf(field string) int {
+	n, line := m.root, m.Line
+	for n != nil && field != "" {
+		var step string
+		step, field = nextStep(field)
+		var next *node
+		switch n.kind {
+		case objectNode:
+			for _, k := range n.keys {
+				if k.name == step {
+					next, line = k.value, k.line
+				}
+			}
+		case listNode:
+			if i, err := strconv.Atoi(step); err == nil && i >= 0 && i < len(n.items) {
+				next = n.items[i]
+				line = next.line
+			}
+		}
+		n = next
+	}
+	return line
+}
+
+// nextStep takes a path apart: a name, [3] or ["free key"].
+func nextStep(path string) (step, rest string) {
+	path = strings.TrimPrefix(path, ".")
+	if !strings.HasPrefix(path, "[") {
+		end := strings.IndexAny(path, ".[")
+		if end < 0 {
+			return path, ""
+		}
+		return path[:end], path[end:]
+	}
+	if quoted, err := strconv.QuotedPrefix(path[1:]); err == nil {
+		if key, err := strconv.Unquote(quoted); err == nil {
+			return key, strings.TrimPrefix(path[1+len(quoted):], "]")
+		}
+	}
+	step, rest, _ = strings.Cut(path[1:], "]")
+	return step, rest
+}
