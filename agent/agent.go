@@ -1,0 +1,174 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"sigs.k8s.io/yaml"
+
+	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
+)
+
+// errStopped ends the parts of an agent after a proper end.
+var errStopped = errors.New("stopped")
+
+// Agent stands beside one Envoy.
+type Agent struct {
+	cfg Config
+}
+
+// New checks the configuration. It does no I/O.
+func New(cfg Config) (*Agent, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	return &Agent{cfg: cfg}, nil
+}
+
+// Run runs Envoy until ctx ends, then drains in order and returns nil. It returns
+// an *EnvoyExit when Envoy ends on its own.
+func (a *Agent) Run(ctx context.Context) error {
+	manifest, err := readManifest(a.cfg)
+	if err != nil {
+		return err
+	}
+	version, err := envoyVersion(ctx, a.cfg.Envoy)
+	if err != nil {
+		return err
+	}
+	dir, remove, err := workDir(a.cfg.WorkDir)
+	if err != nil {
+		return err
+	}
+	defer remove()
+	sdsSocket, adminSocket := filepath.Join(dir, "sds.sock"), filepath.Join(dir, "admin.sock")
+	listener, err := listenUnix(sdsSocket)
+	if err != nil {
+		return err
+	}
+	sds := newSecrets(a.cfg.Log)
+	probes := newProber(a.cfg.Log)
+	admin := newAdmin(adminSocket)
+	l := newLink(linkConfig{agent: a.cfg, manifest: manifest, instance: newInstance(), envoyVersion: version,
+		renew: newRenewer(a.cfg.Log, sds.set), probes: probes, admin: admin, log: a.cfg.Log})
+	sup := &supervisor{cfg: a.cfg, dir: dir, sdsSocket: sdsSocket, adminSocket: adminSocket, link: l, admin: admin, log: a.cfg.Log}
+
+	// What runs goes on after the request to stop, until the drain is over.
+	group, live := errgroup.WithContext(context.WithoutCancel(ctx))
+	group.Go(func() error { return sds.serve(live, listener) })
+	group.Go(func() error { probes.run(live); return nil })
+	group.Go(func() error { return l.run(live) })
+	group.Go(func() error {
+		if err := sup.run(ctx, live); err != nil {
+			return err
+		}
+		return errStopped
+	})
+	if a.cfg.ReadinessAddress != "" {
+		group.Go(func() error { return sup.serveReadiness(live) })
+	}
+	if err := group.Wait(); !errors.Is(err, errStopped) {
+		return err
+	}
+	return nil
+}
+
+// readManifest reads the Dataplane. The zone judges it; the agent looks only
+// whether it is of the kind that its command says.
+func readManifest(cfg Config) ([]byte, error) {
+	text, err := readBounded(cfg.Dataplane, maxManifest)
+	if err != nil {
+		return nil, fmt.Errorf("dataplane: %w", err)
+	}
+	var shape struct {
+		Networking struct {
+			Listeners []any `json:"listeners"`
+		} `json:"networking"`
+		Spec struct {
+			Networking struct {
+				Listeners []any `json:"listeners"`
+			} `json:"networking"`
+		} `json:"spec"`
+	}
+	if err := yaml.Unmarshal(text, &shape); err != nil {
+		return nil, fmt.Errorf("dataplane: %s: %w", cfg.Dataplane, err)
+	}
+	gateway := len(shape.Networking.Listeners)+len(shape.Spec.Networking.Listeners) > 0
+	switch {
+	case cfg.Gateway && !gateway:
+		return nil, fmt.Errorf("dataplane: %s has no networking.listeners: it is a sidecar's, not a gateway's", cfg.Dataplane)
+	case !cfg.Gateway && gateway:
+		return nil, fmt.Errorf("dataplane: %s has networking.listeners: it is a gateway's, not a sidecar's", cfg.Dataplane)
+	}
+	return text, nil
+}
+
+// workDir makes the directory for bootstrap and sockets, for this user alone.
+func workDir(path string) (dir string, remove func(), err error) {
+	if path == "" {
+		dir, err := os.MkdirTemp("", "tombolo-agent-")
+		if err != nil {
+			return "", nil, fmt.Errorf("work dir: %w", err)
+		}
+		return dir, func() { _ = os.RemoveAll(dir) }, nil
+	}
+	dir, err = filepath.Abs(path)
+	if err != nil {
+		return "", nil, fmt.Errorf("work dir: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", nil, fmt.Errorf("work dir: %w", err)
+	}
+	return dir, func() {
+		for _, name := range []string{"sds.sock", "admin.sock", bootstrapFile} {
+			_ = os.Remove(filepath.Join(dir, name))
+		}
+	}, nil
+}
+
+func newInstance() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails: the runtime ends the process instead
+	return hex.EncodeToString(b[:])
+}
+
+// bootstrapOf is the bootstrap for a registration.
+func bootstrapOf(cfg Config, r *agentv1.Registered, zoneCA, adminSocket, sdsSocket string) (bootstrap, error) {
+	b := bootstrap{nodeID: r.NodeId, nodeCluster: r.NodeCluster, zone: r.Zone, address: cfg.ZoneAddress,
+		serverName: cfg.ZoneServerName, zoneCA: zoneCA, token: r.SessionToken, adminSocket: adminSocket, sdsSocket: sdsSocket}
+	if r.XdsAddress != "" {
+		host, _, err := splitAddress(r.XdsAddress)
+		if err != nil {
+			return bootstrap{}, fmt.Errorf("address of the xDS server: %w", err)
+		}
+		dialled, _, _ := net.SplitHostPort(cfg.ZoneAddress)
+		b.address = r.XdsAddress
+		if cfg.ZoneServerName == dialled { // no name of its own was given
+			b.serverName = host
+		}
+	}
+	return b, nil
+}
+
+// until calls f at each interval until it returns true or ctx ends.
+func until(ctx context.Context, interval time.Duration, f func() bool) error {
+	t := time.NewTicker(interval)
+	defer t.Stop()
+	for !f() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		}
+	}
+	return nil
+}

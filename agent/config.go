@@ -1,0 +1,129 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"runtime"
+	"strconv"
+	"time"
+)
+
+// Bounds of what is read from files.
+const (
+	maxManifest = 256 << 10
+	maxToken    = 8 << 10
+	maxCA       = 256 << 10
+)
+
+// Config of an Agent.
+type Config struct {
+	// Gateway is set for a zone ingress, a Dataplane with listeners.
+	Gateway bool
+	// Dataplane is the path of the manifest.
+	Dataplane string
+	// TokenFile has the dataplane token. It is read again for each connection.
+	TokenFile string
+	// ZoneAddress is host:port of the zone control plane.
+	ZoneAddress string
+	// ZoneCA is the path of the PEM authorities that the zone's certificate is
+	// verified with. It is read again for each connection.
+	ZoneCA string
+	// ZoneServerName is the name in the zone's certificate; default is the host of the address.
+	ZoneServerName string
+	// Envoy is the binary, default "envoy" on PATH.
+	Envoy string
+	// WorkDir holds bootstrap and sockets; default is a temporary one, removed at the end.
+	WorkDir string
+	// DrainTime is how long Envoy lets connections of a replaced or closed listener
+	// live, 1s to 10m, default 5s.
+	DrainTime time.Duration
+	// StopTimeout bounds the wait for requests in flight at the end, default 30s.
+	StopTimeout time.Duration
+	// Concurrency is Envoy's worker threads; default 2, fewer with fewer cores.
+	Concurrency int
+	// EnvoyLogLevel is trace, debug, info, warning (default), error, critical or off.
+	EnvoyLogLevel string
+	// ReadinessAddress is host:port for GET /ready; empty for none.
+	ReadinessAddress string
+	// Version of the agent, for people.
+	Version string
+	// EnvoyOutput gets what Envoy writes; default os.Stderr.
+	EnvoyOutput *os.File
+	// Log for state changes; default discards.
+	Log *slog.Logger
+}
+
+// withDefaults checks and completes a configuration.
+func (c Config) withDefaults() (Config, error) {
+	var errs []error
+	need := func(value, flag string) {
+		if value == "" {
+			errs = append(errs, fmt.Errorf("%s is required", flag))
+		}
+	}
+	need(c.Dataplane, "dataplane")
+	need(c.TokenFile, "token file")
+	need(c.ZoneAddress, "zone address")
+	need(c.ZoneCA, "zone CA")
+	if c.ZoneAddress != "" {
+		host, _, err := splitAddress(c.ZoneAddress)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("zone address: %w", err))
+		}
+		if c.ZoneServerName == "" {
+			c.ZoneServerName = host
+		}
+	}
+	orDefault(&c.Envoy, "envoy")
+	orDefault(&c.DrainTime, 5*time.Second)
+	orDefault(&c.StopTimeout, 30*time.Second)
+	orDefault(&c.Concurrency, min(2, runtime.NumCPU()))
+	orDefault(&c.EnvoyLogLevel, "warning")
+	orDefault(&c.Version, "unknown")
+	orDefault(&c.EnvoyOutput, os.Stderr)
+	orDefault(&c.Log, slog.New(slog.DiscardHandler))
+	if c.DrainTime < time.Second || c.DrainTime > 10*time.Minute {
+		errs = append(errs, fmt.Errorf("drain time must be 1s to 10m, not %s", c.DrainTime))
+	}
+	if c.StopTimeout < 0 {
+		errs = append(errs, fmt.Errorf("stop timeout must not be negative, as %s is", c.StopTimeout))
+	}
+	if c.Concurrency < 1 || c.Concurrency > 256 {
+		errs = append(errs, fmt.Errorf("concurrency must be 1 to 256, not %d", c.Concurrency))
+	}
+	return c, errors.Join(errs...)
+}
+
+func orDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+func splitAddress(address string) (host string, port int, err error) {
+	host, text, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", 0, fmt.Errorf("must be host:port: %w", err)
+	}
+	port, err = strconv.Atoi(text)
+	if err != nil || port < 1 || port > 65535 || host == "" {
+		return "", 0, fmt.Errorf("must be host:port with a port of 1 to 65535, not %q", address)
+	}
+	return host, port, nil
+}
+
+// readBounded reads a file of at most limit bytes.
+func readBounded(path string, limit int64) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > limit {
+		return nil, fmt.Errorf("%s has %d bytes, at most %d are allowed", path, info.Size(), limit)
+	}
+	return os.ReadFile(path)
+}

@@ -1,0 +1,426 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"google.golang.org/grpc"
+	grpcbackoff "google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
+)
+
+const (
+	capabilities    = 1
+	registerTimeout = 10 * time.Second
+	// A zone that is gone without a word is noticed after 13 s; gRPC pings no more often.
+	pingInterval, pingTimeout = 10 * time.Second, 3 * time.Second
+	inspectChunk              = 512 << 10
+	maxInspect                = 64 << 20
+	maxInspections            = 4
+)
+
+// errZoneAway is the outcome of a drain when there is no zone to ask.
+var errZoneAway = errors.New("zone is not connected")
+
+// linkConfig is what a link needs.
+type linkConfig struct {
+	agent        Config
+	manifest     []byte
+	instance     string
+	envoyVersion string
+	renew        *renewer
+	probes       *prober
+	admin        *admin
+	log          *slog.Logger
+}
+
+// link is the agent's side of the stream to the zone. It reconnects for ever.
+type link struct {
+	cfg linkConfig
+
+	// registered gets each answer of the zone; capacity 1, the newest replaces.
+	registered chan *agentv1.Registered
+	drains     chan chan<- error
+	leaves     chan struct{}
+	left       chan struct{} // closed when the stream ended after leave
+
+	mu       sync.Mutex
+	up       bool
+	stopping bool
+	ever     bool // registered once
+}
+
+func newLink(cfg linkConfig) *link {
+	return &link{cfg: cfg, registered: make(chan *agentv1.Registered, 1), drains: make(chan chan<- error),
+		leaves: make(chan struct{}), left: make(chan struct{})}
+}
+
+// run connects again and again until ctx ends. It fails only when the zone says,
+// before it ever took the proxy, that the manifest is wrong.
+func (l *link) run(ctx context.Context) error {
+	wait := backoff.NewExponentialBackOff()
+	wait.InitialInterval, wait.MaxInterval = 100*time.Millisecond, time.Second
+	reason := ""
+	for {
+		if l.isStopping() || ctx.Err() != nil {
+			close(l.left)
+			<-ctx.Done()
+			return nil
+		}
+		registered, err := l.session(ctx)
+		if l.isStopping() || ctx.Err() != nil {
+			continue
+		}
+		if registered {
+			wait.Reset()
+			reason = ""
+		}
+		if !l.ever && status.Code(err) == codes.InvalidArgument {
+			return fmt.Errorf("zone refuses the dataplane: %s", status.Convert(err).Message())
+		}
+		if text := errorText(err); text != reason {
+			reason = text
+			l.cfg.log.Warn("zone is away, trying on", "zone", l.cfg.agent.ZoneAddress, "error", text)
+		}
+		t := time.NewTimer(wait.NextBackOff())
+		select {
+		case <-ctx.Done():
+			t.Stop()
+		case <-t.C:
+		}
+	}
+}
+
+func errorText(err error) string {
+	if s, ok := status.FromError(err); ok && err != nil {
+		return s.Code().String() + ": " + s.Message()
+	}
+	return fmt.Sprint(err)
+}
+
+func (l *link) isStopping() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stopping
+}
+
+func (l *link) setUp(up bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.up = up
+}
+
+// drain asks the zone to take the proxy out of every endpoint set and waits until
+// it did. After it, the link does not register again.
+func (l *link) drain(ctx context.Context) error {
+	l.mu.Lock()
+	l.stopping = true
+	up := l.up
+	l.mu.Unlock()
+	if !up {
+		return errZoneAway
+	}
+	done := make(chan error, 1)
+	select {
+	case l.drains <- done:
+	case <-l.left:
+		return errZoneAway
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// leave ends the stream properly and waits until the zone knows.
+func (l *link) leave(ctx context.Context) {
+	l.mu.Lock()
+	l.stopping = true
+	up := l.up
+	l.mu.Unlock()
+	if !up {
+		return
+	}
+	select {
+	case l.leaves <- struct{}{}:
+	case <-l.left:
+		return
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-l.left:
+	case <-ctx.Done():
+	}
+}
+
+func (l *link) dial() (*grpc.ClientConn, error) {
+	pem, err := readBounded(l.cfg.agent.ZoneCA, maxCA)
+	if err != nil {
+		return nil, fmt.Errorf("zone CA: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("zone CA: %s has no PEM certificate", l.cfg.agent.ZoneCA)
+	}
+	return grpc.NewClient("passthrough:///"+l.cfg.agent.ZoneAddress,
+		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
+			RootCAs: roots, ServerName: l.cfg.agent.ZoneServerName, MinVersion: tls.VersionTLS12})),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: grpcbackoff.DefaultConfig, MinConnectTimeout: 3 * time.Second}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingInterval, Timeout: pingTimeout}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<20)),
+		grpc.WithDisableServiceConfig())
+}
+
+// session is one connection, from dialling to its end.
+func (l *link) session(ctx context.Context) (registered bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	var workers sync.WaitGroup
+	defer workers.Wait()
+	defer cancel()
+	token, err := readBounded(l.cfg.agent.TokenFile, maxToken)
+	if err != nil {
+		return false, fmt.Errorf("token: %w", err)
+	}
+	conn, err := l.dial()
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close()
+	stream, err := agentv1.NewAgentServiceClient(conn).Connect(
+		metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+strings.TrimSpace(string(token))))
+	if err != nil {
+		return false, err
+	}
+	s := &session{link: l, stream: stream, out: make(chan *agentv1.AgentFrame, 1), inspections: make(chan struct{}, maxInspections), workers: &workers}
+	defer s.close()
+	return s.run(ctx)
+}
+
+// session is the state of one stream. One goroutine owns it and alone sends.
+type session struct {
+	*link
+	stream      agentv1.AgentService_ConnectClient
+	out         chan *agentv1.AgentFrame // from inspections
+	inspections chan struct{}            // tokens
+	workers     *sync.WaitGroup
+	health      []string // as the zone knows it
+	drained     chan<- error
+	leaving     bool
+}
+
+func (s *session) run(ctx context.Context) (registered bool, err error) {
+	if err := s.register(); err != nil {
+		return false, err
+	}
+	in := make(chan *agentv1.ZoneFrame)
+	ended := make(chan error, 1)
+	s.workers.Go(func() {
+		for {
+			f, err := s.stream.Recv()
+			if err != nil {
+				ended <- err
+				return
+			}
+			select {
+			case in <- f:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	deadline := time.NewTimer(registerTimeout)
+	defer deadline.Stop()
+	select {
+	case f := <-in:
+		r := f.GetRegistered()
+		if r == nil {
+			return false, fmt.Errorf("zone answered %T to the registration", f.Frame)
+		}
+		s.welcome(r)
+	case err := <-ended:
+		return false, err
+	case <-deadline.C:
+		return false, fmt.Errorf("zone did not answer the registration within %s", registerTimeout)
+	}
+	defer s.setUp(false)
+	defer s.cfg.renew.disconnected()
+	return true, s.loop(ctx, in, ended)
+}
+
+func (s *session) register() error {
+	notReady := []string{unknownHealth}
+	if s.ever {
+		notReady = s.cfg.probes.notReady()
+	}
+	s.health = notReady
+	return s.send(&agentv1.AgentFrame{Frame: &agentv1.AgentFrame_Register{Register: &agentv1.Register{
+		Dataplane: s.cfg.manifest, Instance: s.cfg.instance, AgentVersion: s.cfg.agent.Version,
+		EnvoyVersion: s.cfg.envoyVersion, Capabilities: capabilities, NotReady: notReady,
+	}}})
+}
+
+// send turns the EOF of a failed send into the reason, which only Recv knows.
+func (s *session) send(f *agentv1.AgentFrame) error {
+	err := s.stream.Send(f)
+	if errors.Is(err, io.EOF) {
+		if _, reason := s.stream.Recv(); reason != nil {
+			return reason
+		}
+	}
+	return err
+}
+
+func (s *session) welcome(r *agentv1.Registered) {
+	if slices.Equal(s.health, []string{unknownHealth}) {
+		s.health = nil
+		for _, p := range r.Probes {
+			s.health = append(s.health, p.Inbound)
+		}
+		slices.Sort(s.health)
+	}
+	s.ever = true
+	s.cfg.log.Info("registered", "zone", r.Zone, "node", r.NodeId)
+	s.cfg.probes.set(r.Probes)
+	select {
+	case <-s.registered:
+	default:
+	}
+	s.registered <- r
+	s.setUp(true)
+	s.cfg.renew.connected()
+}
+
+func (s *session) loop(ctx context.Context, in <-chan *agentv1.ZoneFrame, ended <-chan error) error {
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-ended:
+			return err
+		case f := <-in:
+			err = s.receive(ctx, f)
+		case f := <-s.out:
+			err = s.send(f)
+		case <-s.cfg.renew.timer.C:
+			var r *agentv1.SignRequest
+			if r, err = s.cfg.renew.request(); err == nil {
+				err = s.send(&agentv1.AgentFrame{Frame: &agentv1.AgentFrame_Sign{Sign: r}})
+			}
+		case <-s.cfg.probes.changed:
+			err = s.reportHealth()
+		case done := <-s.drains:
+			s.drained = done
+			err = s.send(&agentv1.AgentFrame{Frame: &agentv1.AgentFrame_Drain{Drain: &agentv1.Drain{}}})
+		case <-s.leaves:
+			s.leaving = true
+			err = s.stream.CloseSend()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (s *session) reportHealth() error {
+	now := s.cfg.probes.notReady()
+	if slices.Equal(now, s.health) {
+		return nil
+	}
+	s.health = now
+	return s.send(&agentv1.AgentFrame{Frame: &agentv1.AgentFrame_Health{Health: &agentv1.Health{NotReady: now}}})
+}
+
+func (s *session) receive(ctx context.Context, f *agentv1.ZoneFrame) error {
+	switch m := f.Frame.(type) {
+	case *agentv1.ZoneFrame_Signed:
+		s.cfg.renew.signed(m.Signed)
+	case *agentv1.ZoneFrame_Resign:
+		s.cfg.renew.resign()
+	case *agentv1.ZoneFrame_Drained:
+		if s.drained != nil {
+			s.drained <- nil
+			s.drained = nil
+		}
+	case *agentv1.ZoneFrame_Inspect:
+		select {
+		case s.inspections <- struct{}{}:
+			s.workers.Go(func() {
+				defer func() { <-s.inspections }()
+				s.inspect(ctx, m.Inspect)
+			})
+		default:
+			return s.send(inspectError(m.Inspect.Id, fmt.Errorf("%d inspections are under way, the most allowed", maxInspections)))
+		}
+	}
+	return nil // frames of a newer zone are not for us
+}
+
+func (s *session) close() {
+	if s.drained != nil {
+		s.drained <- errZoneAway
+	}
+}
+
+func inspectError(id uint64, err error) *agentv1.AgentFrame {
+	return &agentv1.AgentFrame{Frame: &agentv1.AgentFrame_Inspect{Inspect: &agentv1.InspectResponse{Id: id, Last: true, Error: err.Error()}}}
+}
+
+// inspect answers in chunks, through the goroutine that sends: a slow stream slows
+// the reading of Envoy's answer, nothing piles up.
+func (s *session) inspect(ctx context.Context, r *agentv1.InspectRequest) {
+	put := func(f *agentv1.AgentFrame) bool {
+		select {
+		case s.out <- f:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+	body, err := s.cfg.admin.inspect(ctx, r.Path)
+	if err != nil {
+		put(inspectError(r.Id, err))
+		return
+	}
+	defer body.Close()
+	total := 0
+	for {
+		chunk := make([]byte, inspectChunk)
+		n, err := io.ReadFull(body, chunk)
+		total += n
+		last := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		switch {
+		case err != nil && !last:
+			put(inspectError(r.Id, err))
+			return
+		case total > maxInspect:
+			put(inspectError(r.Id, fmt.Errorf("answer is larger than %d bytes", maxInspect)))
+			return
+		}
+		f := &agentv1.AgentFrame{Frame: &agentv1.AgentFrame_Inspect{Inspect: &agentv1.InspectResponse{Id: r.Id, Chunk: chunk[:n], Last: last}}}
+		if !put(f) || last {
+			return
+		}
+	}
+}
