@@ -30,7 +30,8 @@ func (b *compiler) routes(t *backend, dest mesh.Destination, confs Confs) []Rout
 	for _, m := range mesh.SortHTTPRules(rules) {
 		name, key := routeName(m.Rule.Source.Key, m.Match)
 		if seen[key] || all {
-			continue // never reached
+			b.problem(m.Rule.Source.Key, "%s: requests with %s never get here: a match that is tried earlier takes them all", m.Rule.Source.Path, key)
+			continue
 		}
 		seen[key] = true
 		all = matchesAll(m.Match)

@@ -3,6 +3,9 @@ package irtest
 import (
 	"fmt"
 	"strings"
+	"testing"
+
+	"golang.org/x/tools/txtar"
 
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/mesh/ir"
@@ -92,4 +95,32 @@ func classText(c *ir.Class, i *ir.Instance) string {
 
 func backendText(r mesh.BackendRef) string {
 	return fmt.Sprintf("%s name=%q labels=%v port=%d section=%q", r.Kind, r.Name, r.Labels, r.Port, r.SectionName)
+}
+
+// Case answers a golden case: all.yaml is in the world of every zone and
+// ZONE.yaml in that of one; what is asked of a zone is in ZONE.ask, and the
+// answer is named want.ZONE.
+func Case(t testing.TB, a *txtar.Archive, compile Compiler) map[string]string {
+	t.Helper()
+	files := map[string][]byte{}
+	for _, f := range a.Files {
+		files[f.Name] = f.Data
+	}
+	got := map[string]string{}
+	for name, lines := range files {
+		zone, ok := strings.CutSuffix(name, ".ask")
+		if !ok {
+			continue
+		}
+		w, err := Parse(zone, files["all.yaml"], files[zone+".yaml"])
+		if err != nil {
+			t.Fatalf("zone %s: %v", zone, err)
+		}
+		text, err := Answer(w, compile, string(lines))
+		if err != nil {
+			t.Fatalf("zone %s: %v", zone, err)
+		}
+		got["want."+zone] = text
+	}
+	return got
 }
