@@ -177,3 +177,19 @@ func refusal(err error) error {
 	}
 	return ErrMalformed
 }
+
+// Empty reports whether there is no key at all: then nothing can be said of a token.
+func (v *Verifier) Empty() bool { return len(v.keys) == 0 }
+
+// MeshOf reads for which mesh a token claims to be, to choose the keys that verify
+// it. It verifies nothing; without a claim it is empty.
+func MeshOf(raw string) string {
+	if len(raw) > MaxSize {
+		return ""
+	}
+	var w wire
+	if _, _, err := jwt.NewParser().ParseUnverified(raw, &w); err != nil {
+		return ""
+	}
+	return w.Mesh
+}

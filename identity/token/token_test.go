@@ -142,6 +142,21 @@ func TestVerifyRefuses(t *testing.T) {
 	}
 }
 
+func TestMeshOf(t *testing.T) {
+	key := newKey(t, "k")
+	for raw, want := range map[string]string{
+		sign(t, key, valid(Dataplane)): "default", sign(t, key, valid(Zone)): "", "garbage": "", "": "",
+		strings.Repeat("a", MaxSize+1): "",
+	} {
+		if got := MeshOf(raw); got != want {
+			t.Errorf("%.20q: got %q, want %q", raw, got, want)
+		}
+	}
+	if NewVerifier([]PublicKey{key.Public()}, nil).Empty() || !NewVerifier(nil, nil).Empty() {
+		t.Error("a verifier is empty without keys, and only then")
+	}
+}
+
 func TestSignRefuses(t *testing.T) {
 	key := newKey(t, "k")
 	cases := map[string]func(*Claims){
