@@ -1,0 +1,206 @@
+package world
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/tombolo-mesh/tombolo/mesh"
+	"github.com/tombolo-mesh/tombolo/mesh/ir"
+)
+
+// reads is what one unit read.
+type reads struct {
+	unit     Unit
+	bare     bool // specs only
+	gets     map[mesh.Key]struct{}
+	lists    map[ir.Query]struct{}
+	counters map[string]struct{}
+}
+
+func (r *reads) len() int { return len(r.gets) + len(r.lists) + len(r.counters) }
+
+type readers map[*reads]struct{}
+
+// deps is reads, inverted. Its mutex is held for moments, and always inside of
+// the world's.
+type deps struct {
+	mu       sync.Mutex
+	units    map[Unit]*reads
+	gets     map[mesh.Key]readers
+	lists    map[ir.Query]readers
+	counters map[string]readers
+}
+
+func newDeps() deps {
+	return deps{
+		units: map[Unit]*reads{}, gets: map[mesh.Key]readers{},
+		lists: map[ir.Query]readers{}, counters: map[string]readers{},
+	}
+}
+
+func (d *deps) file(r *reads) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.drop(r.unit)
+	d.units[r.unit] = r
+	link(d.gets, r.gets, r)
+	link(d.lists, r.lists, r)
+	link(d.counters, r.counters, r)
+}
+
+func (d *deps) forget(unit Unit) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.drop(unit)
+}
+
+func (d *deps) drop(unit Unit) {
+	old := d.units[unit]
+	if old == nil {
+		return
+	}
+	unlink(d.gets, old.gets, old)
+	unlink(d.lists, old.lists, old)
+	unlink(d.counters, old.counters, old)
+	delete(d.units, unit)
+}
+
+func (d *deps) size() (units, edges int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, r := range d.units {
+		edges += r.len()
+	}
+	return len(d.units), edges
+}
+
+func link[K comparable](index map[K]readers, keys map[K]struct{}, r *reads) {
+	for k := range keys {
+		set := index[k]
+		if set == nil {
+			set = readers{}
+			index[k] = set
+		}
+		set[r] = struct{}{}
+	}
+}
+
+func unlink[K comparable](index map[K]readers, keys map[K]struct{}, r *reads) {
+	for k := range keys {
+		delete(index[k], r)
+		if len(index[k]) == 0 {
+			delete(index, k)
+		}
+	}
+}
+
+// touch collects the units whose reads a batch changed. It is used under the
+// world's write lock, when no read can be filed.
+type touch struct {
+	deps  *deps
+	dirty map[Unit]struct{}
+}
+
+func (d *deps) touch() *touch { return &touch{deps: d, dirty: map[Unit]struct{}{}} }
+
+// change says what of an object is another.
+type change bool
+
+const (
+	specChanged   change = false
+	statusChanged change = true
+)
+
+func (t *touch) get(k mesh.Key, c change) { t.all(t.deps.gets[k], c) }
+
+func (t *touch) lists(queries []ir.Query, c change) {
+	for _, q := range queries {
+		t.all(t.deps.lists[q], c)
+	}
+}
+
+func (t *touch) counter(name string) { t.all(t.deps.counters[name], specChanged) }
+
+func (t *touch) all(set readers, c change) {
+	for r := range set {
+		if c == specChanged || !r.bare {
+			t.dirty[r.unit] = struct{}{}
+		}
+	}
+}
+
+func (t *touch) units() []Unit {
+	out := make([]Unit, 0, len(t.dirty))
+	for u := range t.dirty {
+		out = append(out, u)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// view reads the world without recording. It is valid inside of Read and View.
+type view struct {
+	w    *World
+	bare bool
+}
+
+// Zone implements ir.Reader.
+func (v view) Zone() string { return v.w.zone }
+
+// Get implements ir.Reader.
+func (v view) Get(key mesh.Key) (*ir.Object, bool) {
+	it, ok := v.w.objects[key]
+	if !ok {
+		return nil, false
+	}
+	return v.object(it), true
+}
+
+// List implements ir.Reader; the slice is the caller's.
+func (v view) List(q ir.Query) []*ir.Object {
+	b := v.w.buckets[q]
+	if b == nil {
+		return nil
+	}
+	out := make([]*ir.Object, len(b.items))
+	for i, it := range b.items {
+		out[i] = v.object(it)
+	}
+	return out
+}
+
+func (v view) object(it *item) *ir.Object {
+	if v.bare {
+		return it.bare
+	}
+	return it.full
+}
+
+// Counter implements ir.Reader.
+func (v view) Counter(name string) uint64 { return v.w.counters[name] }
+
+// recorder is a view that remembers what was asked.
+type recorder struct {
+	view
+	reads reads
+}
+
+// Get implements ir.Reader.
+func (r *recorder) Get(key mesh.Key) (*ir.Object, bool) {
+	r.reads.gets[key] = struct{}{}
+	return r.view.Get(key)
+}
+
+// List implements ir.Reader.
+func (r *recorder) List(q ir.Query) []*ir.Object {
+	r.reads.lists[q] = struct{}{}
+	return r.view.List(q)
+}
+
+// Counter implements ir.Reader.
+func (r *recorder) Counter(name string) uint64 {
+	r.reads.counters[name] = struct{}{}
+	return r.view.Counter(name)
+}
+
+var _ ir.Reader = (*recorder)(nil)
