@@ -36,7 +36,7 @@ var (
 // the labels say the owning zone, and revision and times, which are the store's,
 // are cleared. Both ends of a stream normalize, so that their digests agree.
 func NormalizeFact(zone string, r Resource) Resource {
-	out := Resource{Key: r.Key, Labels: r.Labels, Spec: r.Spec, Status: r.Status}
+	out := Resource{Key: r.Key, Labels: r.Labels, Spec: specOrEmpty(r.Spec), Status: r.Status}
 	out.Zone = zone
 	if r.Labels[LabelZone] != zone || r.Labels[LabelOrigin] != "zone" {
 		labels := make(map[string]string, len(r.Labels)+2)
@@ -134,8 +134,8 @@ func checkFactKey(k Kind, r Resource, ps *Problems) {
 		return
 	}
 	for _, key := range slices.Sorted(maps.Keys(r.Labels)) {
-		if key == "" || len(key) > maxFactText || len(r.Labels[key]) > maxFactText {
-			ps.Addf("labels", "key and value of %q must have at most %d octets", clipFact(key), maxFactText)
+		if key == "" || len(key) > maxFactText || len(r.Labels[key]) > maxFactText || strings.ContainsRune(key+r.Labels[key], 0) {
+			ps.Addf("labels", "key and value of %q must have at most %d octets and no NUL", clipFact(key), maxFactText)
 		}
 	}
 }

@@ -21,8 +21,8 @@ import (
 
 // Bounds of facts that are collected before they are written together.
 const (
-	maxFactsBytes = 128 << 20
-	maxFactsItems = 200_000
+	maxFactsBytes = store.MaxBatchBytes / 2
+	maxFactsItems = store.MaxOps / 2
 )
 
 // factsInbox puts the parts of facts together. The receiver alone adds.
