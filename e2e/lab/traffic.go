@@ -1,0 +1,146 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// Sample is one request of a Traffic.
+type Sample struct {
+	// Sent is when.
+	Sent time.Time
+	// Took until the answer or the error.
+	Took time.Duration
+	// Status of the answer; 0 for an error.
+	Status int
+	// Body of the answer, at most 1 KiB.
+	Body string
+	// Err when there was no answer.
+	Err error
+}
+
+// Traffic is requests at a steady rate, whatever happens to the earlier ones.
+type Traffic struct {
+	name string
+	stop context.CancelFunc
+	wait sync.WaitGroup
+
+	mu      sync.Mutex
+	samples []Sample
+}
+
+// Client makes requests from the host; connections are kept and shared.
+func (h *Host) Client(timeout time.Duration) *http.Client {
+	return &http.Client{Timeout: timeout, Transport: &http.Transport{DialContext: h.Dial, MaxIdleConnsPerHost: 64}}
+}
+
+// Send calls a URL from the host at a rate a second, until Stop. Requests do not
+// wait for each other; at most 1,000 are open, more are counted as failed.
+func (h *Host) Send(name, url string, rate int) *Traffic {
+	ctx, cancel := context.WithCancel(context.Background())
+	t := &Traffic{name: name, stop: cancel}
+	client := h.Client(10 * time.Second)
+	slots := make(chan struct{}, 1000)
+	t.wait.Add(1)
+	go func() {
+		defer t.wait.Done()
+		tick := time.NewTicker(time.Second / time.Duration(rate))
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			select {
+			case slots <- struct{}{}:
+				t.wait.Add(1)
+				go func() {
+					defer t.wait.Done()
+					t.add(Get(client, url))
+					<-slots
+				}()
+			default:
+				t.add(Sample{Sent: time.Now(), Err: fmt.Errorf("1,000 requests are open")})
+			}
+		}
+	}()
+	return t
+}
+
+// Get makes one request.
+func Get(client *http.Client, url string) Sample {
+	s := Sample{Sent: time.Now()}
+	defer func() { s.Took = time.Since(s.Sent) }()
+	resp, err := client.Get(url)
+	if err != nil {
+		s.Err = err
+		return s
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1024))
+	s.Status, s.Body, s.Err = resp.StatusCode, string(body), err
+	return s
+}
+
+func (t *Traffic) add(s Sample) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.samples = append(t.samples, s)
+}
+
+// Stop ends the traffic and waits for open requests.
+func (t *Traffic) Stop() {
+	t.stop()
+	t.wait.Wait()
+}
+
+// Since returns the samples sent at or after a time, in the order of their ends.
+func (t *Traffic) Since(from time.Time) []Sample {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []Sample
+	for _, s := range t.samples {
+		if !s.Sent.Before(from) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// Count counts the samples sent in [from, to) that ok accepts, and the others.
+func (t *Traffic) Count(from, to time.Time, ok func(Sample) bool) (good int, bad []Sample) {
+	for _, s := range t.Since(from) {
+		switch {
+		case !s.Sent.Before(to):
+		case ok(s):
+			good++
+		default:
+			bad = append(bad, s)
+		}
+	}
+	return good, bad
+}
+
+// Status accepts samples with a status.
+func Status(status int) func(Sample) bool {
+	return func(s Sample) bool { return s.Err == nil && s.Status == status }
+}
+
+// Recovery is how long after from the last sample was sent that ok refuses, and
+// how many there were.
+func (t *Traffic) Recovery(from time.Time, ok func(Sample) bool) (time.Duration, int) {
+	var last time.Duration
+	failed := 0
+	for _, s := range t.Since(from) {
+		if !ok(s) {
+			failed++
+			last = max(last, s.Sent.Sub(from))
+		}
+	}
+	return last, failed
+}
