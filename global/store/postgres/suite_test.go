@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"github.com/tombolo-mesh/tombolo/global/store"
@@ -12,7 +13,12 @@ import (
 
 func TestMain(m *testing.M) {
 	storetest.Main(m, func(ctx context.Context, spec string) (store.Store, error) {
-		return postgres.Open(ctx, postgres.Config{DSN: spec})
+		dsn, sealed := strings.CutPrefix(spec, "sealed:")
+		s, err := postgres.Open(ctx, postgres.Config{DSN: dsn})
+		if err != nil || !sealed {
+			return s, err
+		}
+		return storetest.Seal(s)
 	})
 }
 
@@ -50,3 +56,17 @@ func harness(server *pgtest.Server) func(t *testing.T) storetest.Harness {
 }
 
 func TestStore(t *testing.T) { storetest.Run(t, harness(pgtest.Start(t))) }
+
+func TestSealed(t *testing.T) {
+	plain := harness(pgtest.Start(t))
+	storetest.Run(t, func(t *testing.T) storetest.Harness {
+		h := storetest.Sealed(plain(t))
+		h.Spec = "sealed:" + h.Spec
+		return h
+	})
+}
+
+func BenchmarkStore(b *testing.B) {
+	server := pgtest.Start(b)
+	storetest.Bench(b, func(b *testing.B) store.Store { return open(b, server.Database(b)) })
+}
