@@ -39,8 +39,3 @@ func exports(r ir.Reader, p *ir.Proxy) {
 	slices.SortFunc(p.Exports, func(a, b ir.Export) int { return cmp.Compare(a.SNI, b.SNI) })
 	p.Exports = slices.Compact(p.Exports)
 }
-
-// CompileEndpoints compiles an endpoint set of any kind; see ir.CompileEndpoints.
-func CompileEndpoints(r ir.Reader, ref ir.EndpointRef) *ir.EndpointSet {
-	return ir.CompileEndpoints(r, ref)
-}

@@ -1,7 +1,7 @@
-// Package ingress compiles what zones offer to each other: the exports of a
-// zone ingress, and the endpoint sets that lead to other zones, with their
-// weights and priorities.
+// Package ingress compiles what a zone offers to the others: the exports of a
+// class of zone ingresses.
 //
-// In flow recorded reads of the zone's world and a class of ingresses, out flow
-// ir.Proxy and ir.EndpointSet. The package is pure.
+// In flow recorded reads of the zone's world and the class, out flows ir.Proxy.
+// The endpoint sets behind exports, gateways and destinations are compiled by
+// ir.CompileEndpoints, since sidecars and ingresses share them. The package is pure.
 package ingress

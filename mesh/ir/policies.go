@@ -46,7 +46,7 @@ func (b *compiler) inboundConfs(in ClassInbound) (Confs, []MatchedConf) {
 			}
 			source := Source(rule.Sources[0])
 			m, exact := b.match(*rule.Match, in)
-			if !exact {
+			if !exact || b.foreign(k.Name, source) {
 				b.problem(source.Key, "%s: a match that this zone does not understand is left out", source.Path)
 				continue
 			}
@@ -82,7 +82,7 @@ func (b *compiler) permissionMatches(in ClassInbound, list []mesh.PermissionEntr
 		source := Source(e.Source)
 		m, exact := b.match(e.Match, in)
 		switch {
-		case exact:
+		case exact && !b.foreign(mesh.KindMeshTrafficPermission, source):
 		case deny:
 			b.problem(source.Key, "%s: a match that this zone does not understand; it denies whatever the rest of it matches", source.Path)
 			if m.SpiffeID == nil && m.SNI == nil {
@@ -95,6 +95,20 @@ func (b *compiler) permissionMatches(in ClassInbound, list []mesh.PermissionEntr
 		out = append(out, PermissionMatch{Match: m, Source: source})
 	}
 	return out
+}
+
+// foreign reports whether a match has fields that this zone does not know.
+func (b *compiler) foreign(kind mesh.KindName, source Source) bool {
+	paths, ok := b.foreigners[source.Key]
+	if !ok {
+		for _, s := range b.policies(kind) {
+			if s.Key == source.Key {
+				paths = foreignMatches(s.Spec)
+			}
+		}
+		b.foreigners[source.Key] = paths
+	}
+	return paths[source.Path]
 }
 
 // anySpiffeID is a prefix of every SPIFFE ID.

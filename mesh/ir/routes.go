@@ -28,6 +28,10 @@ func (b *compiler) routes(t *backend, dest mesh.Destination, confs Confs) []Rout
 	seen := map[string]bool{}
 	all := false
 	for _, m := range mesh.SortHTTPRules(rules) {
+		if err := knownHTTPMatch(m.Match); err != nil {
+			b.problem(m.Rule.Source.Key, "%s: a match is left out: %v", m.Rule.Source.Path, err)
+			continue
+		}
 		name, key := routeName(m.Rule.Source.Key, m.Match)
 		if seen[key] || all {
 			b.problem(m.Rule.Source.Key, "%s: requests with %s never get here: a match that is tried earlier takes them all", m.Rule.Source.Path, key)
@@ -55,10 +59,14 @@ func (b *compiler) route(name string, m mesh.HTTPRuleMatch, t *backend, dest mes
 	dest.Route, dest.RouteLabels = &source.Key, b.routeLabels(source.Key)
 	out.Confs = b.outboundConfs(dest)
 	out.Timeouts = outboundTimeouts(out.Confs)
-	redirects := false
+	redirects, broken := false, false
 	if filters := m.Rule.Conf.Filters; filters != nil {
 		for i, f := range *filters {
 			switch {
+			case !knownFilter(f):
+				b.problem(source.Key, "%s.default.filters[%d]: type %q is not known or has no configuration: such requests get 500", source.Path, i, f.Type)
+				broken = true
+				continue
 			case f.Type == filterMirror:
 				b.mirror(&out, i, f.RequestMirror)
 				continue
@@ -69,6 +77,8 @@ func (b *compiler) route(name string, m mesh.HTTPRuleMatch, t *backend, dest mes
 		}
 	}
 	switch refs := m.Rule.Conf.BackendRefs; {
+	case broken: // half of what was asked for must not pass for the whole
+		out.Filters, out.Mirrors = nil, nil
 	case redirects: // answered here
 	case refs == nil:
 		out.Backends = []WeightedBackend{{Destination: b.use(t), Weight: 1}}
@@ -89,9 +99,6 @@ func (b *compiler) routeLabels(key mesh.Key) map[string]string {
 
 // mirror resolves a RequestMirror; one that cannot be resolved copies nothing.
 func (b *compiler) mirror(to *Route, i int, m *mesh.RequestMirror) {
-	if m == nil {
-		return
-	}
 	t, err := resolve(b.r, b.class.Mesh, m.BackendRef)
 	if err != nil {
 		b.problem(to.Source.Key, "%s.default.filters[%d].requestMirror.backendRef: %v", to.Source.Path, i, err)

@@ -32,7 +32,10 @@ type compiler struct {
 	selected map[mesh.KindName][]mesh.Selected
 	dests    map[string]*Destination
 	gateways map[string]Gateway
-	aliases  map[string]map[string]string
+	// aliases are the longer SNIs of the services behind an inbound, by its name.
+	aliases map[string]map[string]string
+	// foreigners are the matches with unknown fields, by policy and path.
+	foreigners map[mesh.Key]map[string]bool
 }
 
 func newCompiler(r Reader, c *Class) *compiler {
@@ -51,11 +54,12 @@ func newCompiler(r Reader, c *Class) *compiler {
 	}
 	return &compiler{
 		r: r, class: c, meta: meta,
-		proxy:    &Proxy{Class: c, Zone: r.Zone()},
-		selected: map[mesh.KindName][]mesh.Selected{},
-		dests:    map[string]*Destination{},
-		gateways: map[string]Gateway{},
-		aliases:  map[string]map[string]string{},
+		proxy:      &Proxy{Class: c, Zone: r.Zone()},
+		selected:   map[mesh.KindName][]mesh.Selected{},
+		dests:      map[string]*Destination{},
+		gateways:   map[string]Gateway{},
+		aliases:    map[string]map[string]string{},
+		foreigners: map[mesh.Key]map[string]bool{},
 	}
 }
 
