@@ -10,7 +10,8 @@ type DataplaneStatus struct {
 	NotReady []string `json:"notReady,omitempty"`
 	// SpiffeID that the zone gives it; empty while it has none.
 	SpiffeID string `json:"spiffeID,omitempty"`
-	// Envoy and Agent versions.
+	// Envoy version.
 	Envoy string `json:"envoy,omitempty"`
+	// Agent version.
 	Agent string `json:"agent,omitempty"`
 }
