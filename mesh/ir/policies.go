@@ -1,6 +1,7 @@
 package ir
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -17,11 +18,27 @@ func structural(kind mesh.KindName) bool {
 	return false
 }
 
+// confKinds are the policy kinds that are carried as configurations.
+func confKinds() []mesh.Kind {
+	return slices.DeleteFunc(mesh.Kinds(), func(k mesh.Kind) bool { return k.Policy == nil || structural(k.Name) })
+}
+
+// confsOf merges what every policy kind says of a destination, once a compile.
+func (b *compiler) confsOf(t *backend) Confs {
+	name := t.name()
+	confs, ok := b.confs[name]
+	if !ok {
+		confs = b.outboundConfs(destinationOf(t))
+		b.confs[name] = confs
+	}
+	return confs
+}
+
 // outboundConfs merges what every policy kind says of a destination.
 func (b *compiler) outboundConfs(dest mesh.Destination) Confs {
 	var out Confs
-	for _, k := range mesh.Kinds() {
-		if k.Policy == nil || !k.Policy.To || structural(k.Name) {
+	for _, k := range b.kinds {
+		if !k.Policy.To {
 			continue
 		}
 		if conf, sources := mesh.AnyOutboundConf(b.policies(k.Name), dest); conf != nil {
@@ -35,8 +52,8 @@ func (b *compiler) outboundConfs(dest mesh.Destination) Confs {
 func (b *compiler) inboundConfs(in ClassInbound) (Confs, []MatchedConf) {
 	var all Confs
 	var matched []MatchedConf
-	for _, k := range mesh.Kinds() {
-		if k.Policy == nil || !k.Policy.Rules || structural(k.Name) {
+	for _, k := range b.kinds {
+		if !k.Policy.Rules {
 			continue
 		}
 		for _, rule := range mesh.AnyInboundConf(b.policies(k.Name), in.Name) {

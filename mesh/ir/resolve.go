@@ -25,8 +25,8 @@ func (b *backend) protocol() Protocol { return protocolOf(b.port.AppProtocol) }
 
 func destinationName(k mesh.Key, port uint32) string {
 	short := "msvc"
-	if kind, ok := mesh.KindByName(k.Kind); ok {
-		short = kind.Short
+	if k.Kind == mesh.KindMeshMultiZoneService {
+		short = "mzsvc"
 	}
 	return mesh.KRI(short, k.Mesh, k.Zone, "", k.Name, number(port))
 }

@@ -29,7 +29,9 @@ type compiler struct {
 	class    *Class
 	meta     mesh.ProxyMeta
 	proxy    *Proxy
+	kinds    []mesh.Kind
 	selected map[mesh.KindName][]mesh.Selected
+	confs    map[string]Confs
 	dests    map[string]*Destination
 	gateways map[string]Gateway
 	// aliases are the longer SNIs of the services behind an inbound, by its name.
@@ -55,6 +57,8 @@ func newCompiler(r Reader, c *Class) *compiler {
 	return &compiler{
 		r: r, class: c, meta: meta,
 		proxy:      &Proxy{Class: c, Zone: r.Zone()},
+		kinds:      confKinds(),
+		confs:      map[string]Confs{},
 		selected:   map[mesh.KindName][]mesh.Selected{},
 		dests:      map[string]*Destination{},
 		gateways:   map[string]Gateway{},
@@ -167,7 +171,7 @@ func (b *compiler) outbound(i int, o mesh.Outbound) Outbound {
 	}
 	dest := destinationOf(target)
 	out.Name, out.Protocol = target.name(), target.protocol()
-	out.Confs = b.outboundConfs(dest)
+	out.Confs = b.confsOf(target)
 	out.Timeouts = outboundTimeouts(out.Confs)
 	if out.Protocol.IsHTTP() {
 		out.Routes = b.routes(target, dest, out.Confs)
@@ -192,7 +196,7 @@ func (b *compiler) use(t *backend) string {
 	}
 	d := &Destination{Name: name, Protocol: t.protocol(), Backend: t.key(), Port: t.port.Port}
 	b.dests[name] = d
-	d.Confs = b.outboundConfs(destinationOf(t))
+	d.Confs = b.confsOf(t)
 	d.Timeouts = outboundTimeouts(d.Confs)
 	for _, m := range membersOf(b.r, t.object, t.port.Port) {
 		k := m.service.Key

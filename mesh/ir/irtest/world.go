@@ -22,12 +22,13 @@ import (
 )
 
 // World is a set of resources as one zone sees them. It implements ir.Reader
-// without indexes and notes what was read. It is not safe for concurrent use.
+// and notes what was read. It is not safe for concurrent use.
 type World struct {
 	zone     string
 	objects  map[mesh.Key]*ir.Object
 	counters map[string]uint64
 	reads    map[string]bool
+	lists    map[ir.Query][]*ir.Object // answers so far, until the next change
 }
 
 // New is an empty world of a zone.
@@ -122,10 +123,16 @@ func inlineSpec(body []byte) (json.RawMessage, error) {
 }
 
 // Put adds or replaces one object.
-func (w *World) Put(o *ir.Object) { w.objects[o.Key] = o }
+func (w *World) Put(o *ir.Object) {
+	w.objects[o.Key] = o
+	w.lists = nil
+}
 
 // Delete removes one object.
-func (w *World) Delete(key mesh.Key) { delete(w.objects, key) }
+func (w *World) Delete(key mesh.Key) {
+	delete(w.objects, key)
+	w.lists = nil
+}
 
 // Objects are all of a kind in a mesh, sorted by key; an empty mesh means any.
 func (w *World) Objects(kind mesh.KindName, meshName string) []*ir.Object {
@@ -159,9 +166,17 @@ func (w *World) Get(key mesh.Key) (*ir.Object, bool) {
 // List implements ir.Reader.
 func (w *World) List(q ir.Query) []*ir.Object {
 	w.reads[strings.TrimSpace(fmt.Sprintf("list %s/%s by %s %s", q.Kind, q.Mesh, q.Index, q.Value))] = true
-	return w.filter(func(o *ir.Object) bool {
-		return o.Kind == q.Kind && o.Mesh == q.Mesh && indexed(o, q)
-	})
+	out, ok := w.lists[q]
+	if !ok {
+		out = w.filter(func(o *ir.Object) bool {
+			return o.Kind == q.Kind && o.Mesh == q.Mesh && indexed(o, q)
+		})
+		if w.lists == nil {
+			w.lists = map[ir.Query][]*ir.Object{}
+		}
+		w.lists[q] = out
+	}
+	return slices.Clone(out)
 }
 
 func indexed(o *ir.Object, q ir.Query) bool {
