@@ -1,0 +1,128 @@
+// Command tombolo-agent stands beside an Envoy and makes it a member of a mesh.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tombolo-mesh/tombolo/agent"
+)
+
+func main() {
+	// The agent is in every pod: little garbage is worth more than speed here.
+	debug.SetGCPercent(50)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// The first signal drains. The second has its usual effect: the agent ends at
+	// once, and Envoy with it.
+	context.AfterFunc(ctx, stop)
+	if err := root().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "tombolo-agent:", err)
+		os.Exit(exitCode(err))
+	}
+}
+
+// exitCode is Envoy's own, when it was Envoy that ended.
+func exitCode(err error) int {
+	var exit *agent.EnvoyExit
+	if errors.As(err, &exit) && exit.Code != 0 {
+		return exit.Code
+	}
+	return 1
+}
+
+func root() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:           "tombolo-agent",
+		Short:         "stands beside an Envoy and makes it a member of a mesh",
+		Version:       version(),
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	cmd.CompletionOptions.DisableDefaultCmd = true
+	cmd.AddCommand(
+		run("sidecar", "run the proxy of an application", false),
+		run("gateway", "run the proxy that takes traffic from other zones", true),
+	)
+	return cmd
+}
+
+func run(use, short string, gateway bool) *cobra.Command {
+	cfg := agent.Config{Gateway: gateway, Version: version()}
+	var logLevel, logFormat, envoyLog string
+	cmd := &cobra.Command{
+		Use:   use + " -d FILE --token-file FILE --zone-address HOST:PORT --zone-ca FILE",
+		Short: short,
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := logger(logLevel, logFormat)
+			if err != nil {
+				return err
+			}
+			cfg.Log = log
+			if envoyLog != "" {
+				f, err := os.OpenFile(envoyLog, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+				if err != nil {
+					return fmt.Errorf("envoy log: %w", err)
+				}
+				defer f.Close()
+				cfg.EnvoyOutput = f
+			}
+			a, err := agent.New(cfg)
+			if err != nil {
+				return err
+			}
+			return a.Run(cmd.Context())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&cfg.Dataplane, "dataplane", "d", "", "Dataplane manifest, YAML or JSON (required)")
+	f.StringVar(&cfg.TokenFile, "token-file", "", "file with the dataplane token; read again for each connection (required)")
+	f.StringVar(&cfg.ZoneAddress, "zone-address", "", "host:port of the zone control plane (required)")
+	f.StringVar(&cfg.ZoneCA, "zone-ca", "", "file with the PEM authorities of the zone control plane (required)")
+	f.StringVar(&cfg.ZoneServerName, "zone-server-name", "", "name in the zone's certificate (default: the host of --zone-address)")
+	f.StringVar(&cfg.Envoy, "envoy", os.Getenv("TOMBOLO_ENVOY"), "Envoy binary (default: $TOMBOLO_ENVOY, else envoy on PATH)")
+	f.StringVar(&cfg.WorkDir, "work-dir", "", "folder for bootstrap and sockets, this agent's alone (default: a temporary one)")
+	f.DurationVar(&cfg.DrainTime, "drain-time", 5*time.Second, "how long connections of a replaced or closed listener live on")
+	f.DurationVar(&cfg.StopTimeout, "stop-timeout", 30*time.Second, "how long requests in flight may take at the end")
+	f.IntVar(&cfg.Concurrency, "concurrency", 0, "Envoy's worker threads (default: 2, fewer on fewer cores)")
+	f.StringVar(&cfg.EnvoyLogLevel, "envoy-log-level", "warning", "trace, debug, info, warning, error, critical or off")
+	f.StringVar(&envoyLog, "envoy-log", "", "file that Envoy's output is appended to (default: stderr)")
+	f.StringVar(&cfg.ReadinessAddress, "readiness-address", "", "host:port that answers GET /ready (default: none)")
+	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&logFormat, "log-format", "text", "text or json")
+	return cmd
+}
+
+func logger(level, format string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("log level must be debug, info, warn or error, not %q", level)
+	}
+	options := &slog.HandlerOptions{Level: l}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, options)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, options)), nil
+	}
+	return nil, fmt.Errorf("log format must be text or json, not %q", format)
+}
+
+// version is what the Go toolchain recorded of the build.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "devel"
+	}
+	return info.Main.Version
+}
