@@ -267,3 +267,31 @@ func benchWorld(n int) string {
 	}
 	return s.String()
 }
+
+// Names of destinations begin with the short form of the kind.
+func TestDestinationNames(t *testing.T) {
+	w, c := parse(t, strings.ReplaceAll(small, "kind: MeshService, name: backend", "kind: MeshMultiZoneService, name: backend")+`
+---
+type: MeshMultiZoneService
+name: backend
+spec: {selector: {meshService: {matchLabels: {kuma.io/display-name: backend}}}, ports: [{port: 8080}]}
+---
+type: MeshTCPRoute
+name: r
+spec:
+  to:
+  - targetRef: {kind: MeshMultiZoneService}
+    rules: [{default: {backendRefs: [{kind: MeshService, labels: {kuma.io/display-name: backend}, port: 8080}, {kind: MeshMultiZoneService, labels: {kuma.io/display-name: backend}, port: 8080}]}}]
+`)
+	p := ir.Compile(w, c)
+	if len(p.Destinations) != 2 {
+		t.Fatalf("destinations: %s", p.Text())
+	}
+	for _, d := range p.Destinations {
+		kind, _ := mesh.KindByName(d.Backend.Kind)
+		want := mesh.KRI(kind.Short, d.Backend.Mesh, d.Backend.Zone, "", d.Backend.Name, fmt.Sprint(d.Port))
+		if d.Name != want {
+			t.Errorf("destination %s, want %s", d.Name, want)
+		}
+	}
+}
