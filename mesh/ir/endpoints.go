@@ -3,6 +3,7 @@ package ir
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -102,10 +103,10 @@ func localHosts(r Reader, m member) []Host {
 				continue
 			}
 			ip, err := netip.ParseAddr(instance.Address)
-			if err != nil {
+			if err != nil || ip.Zone() != "" {
 				continue // one bad address would make Envoy refuse the whole set
 			}
-			hosts = append(hosts, Host{Address: ip.String(), Port: class.Port, Zone: r.Zone(), Weight: 1})
+			hosts = append(hosts, Host{Address: ip.Unmap().String(), Port: class.Port, Zone: r.Zone(), Weight: 1})
 		}
 	}
 	return hosts
@@ -160,23 +161,37 @@ func StatusOf(dp *Object) mesh.DataplaneStatus {
 // GatewayName is the name of the cluster and endpoint set of a zone's ingress.
 func GatewayName(meshName, zone string) string { return "gateway_" + meshName + "_" + zone }
 
-func gatewayObjects(r Reader, meshName, zone string) []*Object {
-	return r.List(Query{Kind: mesh.KindMeshZoneAddress, Mesh: meshName, Index: ByZone, Value: zone})
+// gatewayAddresses are the ingresses of a zone: those that can be dialled, and
+// what is wrong with the others, by their keys. Envoy takes IP addresses here.
+func gatewayAddresses(r Reader, meshName, zone string) ([]Host, []Problem) {
+	var hosts []Host
+	var problems []Problem
+	for _, o := range r.List(Query{Kind: mesh.KindMeshZoneAddress, Mesh: meshName, Index: ByZone, Value: zone}) {
+		a, ok := o.Decoded.(*mesh.MeshZoneAddress)
+		if !ok {
+			continue
+		}
+		ip, err := netip.ParseAddr(a.Address)
+		switch {
+		case err != nil || ip.Zone() != "":
+			problems = append(problems, Problem{Source: o.Key, Reason: fmt.Sprintf("address: %q must be an IP address; DNS names are not supported yet", a.Address)})
+		case a.Port == 0 || a.Port >= 1<<16:
+			problems = append(problems, Problem{Source: o.Key, Reason: fmt.Sprintf("port: %d must be 1 to 65535", a.Port)})
+		default:
+			hosts = append(hosts, Host{Address: ip.Unmap().String(), Port: a.Port, Zone: zone, Weight: 1})
+		}
+	}
+	return hosts, problems
+}
+
+// gatewayHosts are the ingress addresses of a zone.
+func gatewayHosts(r Reader, meshName, zone string) []Host {
+	hosts, _ := gatewayAddresses(r, meshName, zone)
+	return hosts
 }
 
 func hasGateway(r Reader, meshName, zone string) bool {
 	return len(gatewayHosts(r, meshName, zone)) > 0
-}
-
-// gatewayHosts are the ingress addresses of a zone. An address may be a DNS name.
-func gatewayHosts(r Reader, meshName, zone string) []Host {
-	var hosts []Host
-	for _, o := range gatewayObjects(r, meshName, zone) {
-		if a, ok := o.Decoded.(*mesh.MeshZoneAddress); ok && a.Address != "" && a.Port > 0 && a.Port < 1<<16 {
-			hosts = append(hosts, Host{Address: a.Address, Port: a.Port, Zone: zone, Weight: 1})
-		}
-	}
-	return hosts
 }
 
 // sortHosts orders hosts and leaves one of each address: Envoy would merge them

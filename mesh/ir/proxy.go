@@ -292,7 +292,8 @@ type EndpointSet struct {
 
 // Host is one endpoint.
 type Host struct {
-	// Address (IP) and Port; for a host behind a gateway both are zero.
+	// Address (an IP in canonical form) and Port; for a host behind a gateway
+	// both are zero.
 	Address string
 	Port    uint32
 	// Zone where it is.

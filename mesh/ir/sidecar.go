@@ -206,17 +206,25 @@ func (b *compiler) use(t *backend) string {
 			continue
 		}
 		d.Peers = append(d.Peers, p)
-		if m.local(b.r) {
-			continue
-		}
-		g := GatewayName(k.Mesh, k.Zone)
-		b.gateways[g] = Gateway{Name: g, Zone: k.Zone}
-		if !hasGateway(b.r, k.Mesh, k.Zone) {
-			b.problem(k, "zone %s has no MeshZoneAddress in mesh %s: it cannot be reached from zone %s", k.Zone, k.Mesh, b.r.Zone())
+		if !m.local(b.r) {
+			b.gateway(k)
 		}
 	}
 	slices.SortFunc(d.Peers, func(x, y Peer) int { return cmp.Compare(x.Name, y.Name) })
 	return name
+}
+
+// gateway makes the ingress of a remote service's zone one of the proxy's.
+func (b *compiler) gateway(service mesh.Key) {
+	name := GatewayName(service.Mesh, service.Zone)
+	hosts, problems := gatewayAddresses(b.r, service.Mesh, service.Zone)
+	if len(hosts) == 0 {
+		b.problem(service, "zone %s has no usable MeshZoneAddress in mesh %s: it cannot be reached from zone %s", service.Zone, service.Mesh, b.r.Zone())
+	}
+	if _, ok := b.gateways[name]; !ok {
+		b.gateways[name] = Gateway{Name: name, Zone: service.Zone}
+		b.proxy.Problems = append(b.proxy.Problems, problems...)
+	}
 }
 
 // backends resolves weighted references. What cannot be resolved keeps its share.

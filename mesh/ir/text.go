@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"net"
 	"strings"
 
 	"github.com/tombolo-mesh/tombolo/mesh"
@@ -49,7 +50,7 @@ func (s *EndpointSet) Text() string {
 	var w writer
 	w.line(0, "endpoints %s", s.Name)
 	for _, h := range s.Hosts {
-		at := fmt.Sprintf("%s:%d", h.Address, h.Port)
+		at := net.JoinHostPort(h.Address, number(h.Port))
 		if h.Gateway != "" {
 			at = "through " + h.Gateway
 		}
