@@ -1,0 +1,316 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	apiURL   = "https://127.77.0.1:5682"
+	allZones = "http://127.77.1.10:8081/"
+)
+
+// api is global's REST API.
+type api struct {
+	client *http.Client
+	token  string
+}
+
+func connect(dir string) (*api, error) {
+	pem, err := os.ReadFile(filepath.Join(dir, "global", "ca.pem"))
+	if err != nil {
+		return nil, err
+	}
+	token, err := os.ReadFile(filepath.Join(dir, "global", "admin-token"))
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	return &api{token: strings.TrimSpace(string(token)), client: &http.Client{
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, MaxIdleConnsPerHost: 4},
+	}}, nil
+}
+
+func (a *api) do(ctx context.Context, method, path, body string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, apiURL+path, strings.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+a.token)
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := a.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode >= 300 {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+		resp.Body.Close()
+		return nil, fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, text)
+	}
+	return resp, nil
+}
+
+// change writes a timeout that reaches every sidecar, and waits until global says
+// that all have it. It returns the time from just before the write.
+func (a *api) change(ctx context.Context, i int) (time.Duration, error) {
+	body := fmt.Sprintf(`{"type":"MeshTimeout","mesh":"default","name":"bench","spec":{"to":[{"targetRef":{"kind":"Mesh"},"default":{"http":{"requestTimeout":"%dms"}}}]}}`, 20000+i)
+	began := time.Now()
+	resp, err := a.do(ctx, http.MethodPut, "/meshes/default/meshtimeouts/bench", body)
+	if err != nil {
+		return 0, err
+	}
+	resp.Body.Close()
+	rev := resp.Header.Get("Tombolo-Revision")
+	resp, err = a.do(ctx, http.MethodGet, "/changes/"+rev+"/status?watch=true&timeout=10s", "")
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		var status struct {
+			Complete bool
+			Zones    []struct{ Affected, Done int }
+		}
+		if err := json.Unmarshal(lines.Bytes(), &status); err != nil {
+			return 0, err
+		}
+		if status.Complete {
+			return time.Since(began), nil
+		}
+	}
+	return 0, fmt.Errorf("revision %s did not complete", rev)
+}
+
+// propagation times changes from the write to the last ACK, as the API tells it,
+// beside what Envoys took to acknowledge in the same run.
+func propagation(ctx context.Context, a *api, _ string, n int) ([]row, error) {
+	var took []time.Duration
+	for i := range n {
+		d, err := a.change(ctx, i)
+		if err != nil {
+			return nil, err
+		}
+		took = append(took, d)
+	}
+	rows := []row{
+		{"policy written → last ACK of two zones, p50", quantile(took, 0.5), 30, "ms"},
+		{"policy written → last ACK of two zones, p99", quantile(took, 0.99), 100, "ms"},
+	}
+	var sum, count float64
+	for _, zone := range []string{"127.77.1.1", "127.77.2.1"} {
+		s, c, err := ackTimes(ctx, zone)
+		if err != nil {
+			return nil, err
+		}
+		sum, count = sum+s, count+c
+	}
+	if count > 0 {
+		rows = append(rows, row{"of it Envoy's own: response sent → ACK, mean", 1000 * sum / count, 0, "ms"})
+	}
+	return rows, nil
+}
+
+// ackTimes reads a zone's histogram of ACK latency: sum in seconds and count.
+func ackTimes(ctx context.Context, zone string) (sum, count float64, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+zone+":5680/metrics", nil)
+	if err != nil {
+		return 0, 0, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer resp.Body.Close()
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		name, value, ok := strings.Cut(lines.Text(), " ")
+		v, err := strconv.ParseFloat(value, 64)
+		if !ok || err != nil {
+			continue
+		}
+		metric, _, _ := strings.Cut(name, "{")
+		switch metric {
+		case "tombolo_xds_ack_seconds_sum":
+			sum += v
+		case "tombolo_xds_ack_seconds_count":
+			count += v
+		}
+	}
+	return sum, count, nil
+}
+
+// serviceStart kills an instance's application in west, waits until it is out,
+// starts it again and times the first answer that it gives a caller in east.
+func serviceStart(ctx context.Context, _ *api, dir string, _ int) ([]row, error) {
+	const name, address = "backend-west-1", "127.77.2.20:18080"
+	var took []time.Duration
+	for range 5 {
+		if err := killApp(address); err != nil {
+			return nil, err
+		}
+		if err := until(ctx, func() bool { return !answered(ctx, name, 40) }); err != nil {
+			return nil, fmt.Errorf("%s is out: %w", name, err)
+		}
+		log, err := os.OpenFile(filepath.Join(dir, "app-bench.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+		if err != nil {
+			return nil, err
+		}
+		cmd := exec.Command("bin/tombolo", "dev", "service", "--listen", address, "--name", "backend", "--zone", "west", "--instance", name)
+		cmd.Stdout, cmd.Stderr = log, log
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		if err := cmd.Start(); err != nil {
+			return nil, err
+		}
+		go cmd.Wait()
+		began := time.Now()
+		if err := until(ctx, func() bool { return answered(ctx, name, 1) }); err != nil {
+			return nil, fmt.Errorf("%s answers: %w", name, err)
+		}
+		took = append(took, time.Since(began))
+	}
+	return []row{{"service started in west → first answer in east, worst of 5", quantile(took, 1), 500, "ms"}}, nil
+}
+
+// answered reports whether an instance gave one of n answers.
+func answered(ctx context.Context, instance string, n int) bool {
+	for range n {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, allZones, nil)
+		if err != nil {
+			return false
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			continue
+		}
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+		resp.Body.Close()
+		if strings.Contains(string(body), `"`+instance+`"`) {
+			return true
+		}
+	}
+	return false
+}
+
+func until(ctx context.Context, ok func() bool) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// killApp ends the sample application that listens at an address.
+func killApp(address string) error {
+	for _, p := range processes() {
+		if strings.Contains(p.command, "dev service --listen "+address) {
+			return syscall.Kill(p.pid, syscall.SIGKILL)
+		}
+	}
+	return fmt.Errorf("no sample application at %s", address)
+}
+
+// idle measures memory and processor time of the control planes while nothing happens.
+func idle(ctx context.Context, _ *api, dir string, _ int) ([]row, error) {
+	const pause = 20 * time.Second
+	before := processes()
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(pause):
+	}
+	after := processes()
+	var rows []row
+	for _, part := range []struct{ what, command string }{
+		{"global", "global --data-dir " + dir}, {"zone east", "zone --name east"}, {"zone west", "zone --name west"}, {"agent of web-1", "tombolo-agent sidecar -d " + filepath.Join(dir, "web-1.yaml")},
+	} {
+		a, b := find(before, part.command), find(after, part.command)
+		if a == nil || b == nil || a.pid != b.pid {
+			return nil, fmt.Errorf("%s is not there", part.what)
+		}
+		memory := 50.0
+		if strings.HasPrefix(part.what, "agent") {
+			memory = 15
+		}
+		rows = append(rows,
+			row{part.what + ", idle: resident memory", float64(b.rss) / (1 << 20), memory, "MiB"},
+			row{part.what + ", idle: processor", 100 * (b.cpu - a.cpu).Seconds() / pause.Seconds(), 0.5, "% of a core"})
+	}
+	return rows, nil
+}
+
+type proc struct {
+	pid     int
+	command string
+	rss     int64
+	cpu     time.Duration
+}
+
+func find(list []proc, command string) *proc {
+	for i := range list {
+		if strings.Contains(list[i].command, command) {
+			return &list[i]
+		}
+	}
+	return nil
+}
+
+// processes reads /proc.
+func processes() []proc {
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return nil
+	}
+	var out []proc
+	for _, dir := range dirs {
+		command, err := os.ReadFile(dir + "/cmdline")
+		if err != nil {
+			continue // it has ended
+		}
+		stat, err := os.ReadFile(dir + "/stat")
+		if err != nil {
+			continue
+		}
+		_, rest, _ := strings.Cut(string(stat), ") ")
+		f := strings.Fields(rest)
+		if len(f) < 22 {
+			continue
+		}
+		number := func(i int) int64 { v, _ := strconv.ParseInt(f[i], 10, 64); return v }
+		pid, _ := strconv.Atoi(filepath.Base(dir))
+		const tick = 10 * time.Millisecond // USER_HZ is 100 on every Linux that Go runs on
+		out = append(out, proc{pid: pid, command: strings.ReplaceAll(string(command), "\x00", " "),
+			rss: number(21) * int64(os.Getpagesize()), cpu: time.Duration(number(11)+number(12)) * tick})
+	}
+	return out
+}
+
+// quantile in milliseconds.
+func quantile(d []time.Duration, q float64) float64 {
+	s := slices.Clone(d)
+	slices.Sort(s)
+	i := int(math.Ceil(q*float64(len(s)))) - 1
+	return float64(s[max(i, 0)].Microseconds()) / 1000
+}
