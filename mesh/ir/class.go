@@ -12,15 +12,8 @@ import (
 	"github.com/tombolo-mesh/tombolo/mesh"
 )
 
-// Values of fields that the kinds spell as strings.
-const (
-	stateReady   = "Ready"
-	stateIgnored = "Ignored"
-	zoneIngress  = "ZoneIngress"
-	unavailable  = "Unavailable"
-	loopback     = "127.0.0.1"
-	anonymous    = "proxy"
-)
+// anonymous is the readable half of the id of a class without a workload.
+const anonymous = "proxy"
 
 // ClassOf splits a Dataplane into what it shares with its replicas and what is
 // its own. It returns nil twice for an object that is not a Dataplane.
@@ -52,7 +45,7 @@ func ClassOf(dp *Object) (*Class, *Instance) {
 
 func (c *Class) sidecar(in *Instance, net mesh.Networking) {
 	for _, i := range net.Inbound {
-		if i.State == stateIgnored {
+		if i.State == mesh.StateIgnored {
 			continue
 		}
 		class, instance := inboundOf(i, net.Address)
@@ -60,7 +53,7 @@ func (c *Class) sidecar(in *Instance, net mesh.Networking) {
 		in.Inbounds = append(in.Inbounds, instance)
 	}
 	for _, o := range net.Outbound {
-		o.Address = or(o.Address, loopback)
+		o.Address = or(o.Address, mesh.DefaultOutboundAddress)
 		o.BackendRef.Labels = canonicalOrNil(o.BackendRef.Labels)
 		c.Outbounds = append(c.Outbounds, o)
 	}
@@ -69,12 +62,12 @@ func (c *Class) sidecar(in *Instance, net mesh.Networking) {
 func (c *Class) zoneProxy(in *Instance, net mesh.Networking) {
 	c.Role = Ingress
 	for i, l := range net.Listeners {
-		if l.Type != zoneIngress {
-			c.unsupported("networking.listeners[%d].type: %q is not supported yet: must be %s", i, l.Type, zoneIngress)
+		if l.Type != mesh.ListenerIngress {
+			c.unsupported("networking.listeners[%d].type: %q is not supported yet: must be %s", i, l.Type, mesh.ListenerIngress)
 			continue
 		}
 		in.Listeners = append(in.Listeners, or(l.Address, net.Address))
-		c.Listeners = append(c.Listeners, mesh.Listener{Type: l.Type, Port: l.Port, Name: or(l.Name, number(l.Port))})
+		c.Listeners = append(c.Listeners, mesh.Listener{Type: l.Type, Port: l.Port, Name: l.SectionName()})
 	}
 	if len(net.Inbound) > 0 {
 		c.unsupported("networking.inbound: a zone proxy has no application, so no inbounds")
@@ -158,20 +151,9 @@ func topTarget(o *Object) *mesh.TargetRef {
 }
 
 func inboundOf(i mesh.Inbound, address string) (ClassInbound, InstanceInbound) {
-	c := ClassInbound{
-		Name:        or(i.Name, number(i.Port)),
-		Port:        i.Port,
-		ServicePort: i.ServicePort,
-		Protocol:    protocolOf(i.Protocol),
-	}
-	if c.ServicePort == 0 {
-		c.ServicePort = c.Port
-	}
-	app := loopback
-	if c.ServicePort != c.Port {
-		app = address
-	}
-	return c, InstanceInbound{Address: or(i.Address, address), ServiceAddress: or(i.ServiceAddress, app)}
+	app, port := i.Application(address)
+	return ClassInbound{Name: i.SectionName(), Port: i.Port, ServicePort: port, Protocol: protocolOf(i.Protocol)},
+		InstanceInbound{Address: or(i.Address, address), ServiceAddress: app}
 }
 
 // id digests everything that is not the id: "web-3f9a2c41d07e".

@@ -58,7 +58,7 @@ func destinationHosts(r Reader, ref EndpointRef) []Host {
 			}
 		default:
 			weight := healthyInstances(m)
-			if weight == 0 || m.spec.State == unavailable || !hasGateway(r, o.Mesh, m.service.Zone) {
+			if weight == 0 || m.spec.State == mesh.StateUnavailable || !hasGateway(r, o.Mesh, m.service.Zone) {
 				continue
 			}
 			hosts = append(hosts, Host{Zone: m.service.Zone, Priority: remote, Weight: weight,
@@ -142,7 +142,7 @@ func isTarget(p mesh.ServicePort, in ClassInbound) bool {
 }
 
 func ready(in mesh.Inbound, name string, status mesh.DataplaneStatus) bool {
-	if in.State != "" && in.State != stateReady || in.Health != nil && !in.Health.Ready {
+	if in.State != "" && in.State != mesh.StateReady || in.Health != nil && !in.Health.Ready {
 		return false
 	}
 	return !slices.Contains(status.NotReady, name)

@@ -181,7 +181,7 @@ func (b *compiler) aliasesOf(in ClassInbound) map[string]string {
 		}
 		for _, p := range spec.Ports {
 			if isTarget(p, in) {
-				alias := mesh.SNIAlias(o.Mesh, zone, o.Labels[mesh.LabelNamespace], o.DisplayName(), or(p.Name, number(p.Port)))
+				alias := mesh.SNIAlias(o.Mesh, zone, o.Labels[mesh.LabelNamespace], o.DisplayName(), p.SectionName())
 				names[alias] = mesh.SNI(p.Port, o.Name, zone, o.Mesh)
 			}
 		}

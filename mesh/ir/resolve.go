@@ -55,7 +55,7 @@ func resolve(r Reader, meshName string, ref mesh.BackendRef) (*backend, error) {
 		if ref.Port != 0 && p.Port != ref.Port {
 			continue
 		}
-		if ref.SectionName != "" && ref.SectionName != or(p.Name, number(p.Port)) {
+		if ref.SectionName != "" && ref.SectionName != p.SectionName() {
 			continue
 		}
 		return &backend{object: o, port: p}, nil
