@@ -34,9 +34,11 @@ type Manifest struct {
 	// Problems found while decoding: unknown fields, duplicate keys, wrong types.
 	Problems Problems
 
+	// body is where the spec begins in the document: "spec", or "" at its top level.
+	body   string
 	inline bool
 	root   *node
-	covers func(field string) bool
+	covers func(Problem) bool
 }
 
 // DecodeManifests reads resources from JSON or YAML of one or more documents,
@@ -83,7 +85,8 @@ func decodeManifests(data []byte, limit int, want Key) ([]Manifest, error) {
 }
 
 // Validate returns every problem of the manifest: those found while decoding,
-// those of its metadata and those of its spec, with the paths that its author sees.
+// those of its metadata and those of its spec, with the paths that its author
+// sees, by line.
 func (m *Manifest) Validate() Problems {
 	out := slices.Clone(m.Problems)
 	if m.Decoded == nil {
@@ -91,25 +94,25 @@ func (m *Manifest) Validate() Problems {
 	}
 	for _, p := range ValidateResource(m.Resource, m.Decoded) {
 		p.Field = m.authorPath(p.Field)
-		if m.covers == nil || !m.covers(p.Field) {
+		if m.covers == nil || !m.covers(p) {
 			out = append(out, p)
 		}
 	}
+	slices.SortStableFunc(out, func(a, b Problem) int { return m.LineOf(a.Field) - m.LineOf(b.Field) })
 	return out
 }
 
 // authorPath turns a path of the REST form into one of the form that was written.
 func (m *Manifest) authorPath(field string) string {
-	if m.Form == FormREST {
-		return field
-	}
 	switch {
+	case m.inline && m.body != "" && !isMetadata(field):
+		return join(m.body, field)
+	case m.Form == FormREST:
+		return field
 	case field == "mesh":
 		return `metadata.labels["kuma.io/mesh"]`
 	case isMetadata(field):
 		return "metadata." + field
-	case m.inline:
-		return join("spec", field)
 	}
 	return field
 }
@@ -155,7 +158,7 @@ func (d *decoder) text(doc *node, path, name string) string {
 
 // setKind finds the kind, and says what is wrong otherwise.
 func (d *decoder) setKind(field, name string) bool {
-	if name == "" && !d.s.covers(field) {
+	if name == "" && !d.s.covers(Problem{Field: field}) {
 		name = string(d.want.Kind)
 	}
 	k, ok := KindByName(KindName(name))
@@ -165,7 +168,7 @@ func (d *decoder) setKind(field, name string) bool {
 	case ok:
 	case name != "":
 		d.s.problems.Addf(field, "unknown kind %q; known are %s", abridge(name), kindNames())
-	case !d.s.covers(field):
+	case !d.s.covers(Problem{Field: field}):
 		d.s.problems.Addf(field, "is required; known kinds are %s", kindNames())
 	}
 	d.kind, d.m.inline = k, k.Inline
@@ -238,7 +241,7 @@ func (d *decoder) unknown(n *node, path string, known []string) {
 }
 
 func (d *decoder) kubernetes(doc *node) {
-	if v := d.text(doc, "", "apiVersion"); v != "kuma.io/v1alpha1" && v != "tombolo.io/v1alpha1" && !d.s.covers("apiVersion") {
+	if v := d.text(doc, "", "apiVersion"); v != "kuma.io/v1alpha1" && v != "tombolo.io/v1alpha1" && !d.s.covers(Problem{Field: "apiVersion"}) {
 		d.s.problems.Addf("apiVersion", "must be tombolo.io/v1alpha1 or kuma.io/v1alpha1, not %q", abridge(v))
 		return
 	}
@@ -296,7 +299,7 @@ func (d *decoder) agree(meshField, nameField string) {
 	check := func(field string, have *string, want string) {
 		switch {
 		case want == "" || *have == want:
-		case *have == "" && !d.s.covers(field):
+		case *have == "" && !d.s.covers(Problem{Field: field}):
 			*have = want
 		case *have != "":
 			d.s.problems.Addf(field, "is %q, but the request is for %q", abridge(*have), want)
@@ -328,7 +331,7 @@ func (d *decoder) labels(n *node, path string) {
 // spec decodes the body; what is of the wrong type is left out.
 func (d *decoder) spec(body *node, path string) {
 	spec := d.kind.New()
-	d.m.Decoded = spec
+	d.m.Decoded, d.m.body = spec, path
 	d.m.Resource.Spec = json.RawMessage("{}")
 	if body == nil || body.kind == nullNode {
 		return

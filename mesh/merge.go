@@ -258,3 +258,19 @@ func mergeMap(dst, patch reflect.Value) {
 	}
 	dst.Set(fresh)
 }
+
+// ProxyConf merges the `default` of the selected single-item policies, from low
+// to high priority.
+func ProxyConf[C any](selected []Selected) (conf C, sources []ConfSource) {
+	for i := range selected {
+		p, ok := selected[i].Decoded.(ProxyPolicy)
+		if !ok {
+			continue
+		}
+		if c, ok := p.ProxyDefault().(*C); ok && c != nil {
+			mergeInto(&conf, c)
+			sources = append(sources, selected[i].source("default"))
+		}
+	}
+	return conf, sources
+}

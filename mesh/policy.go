@@ -67,3 +67,11 @@ const (
 	EffectShadow  = "shadow"
 	SyncDisabled  = "disabled"
 )
+
+// ProxyPolicy is what single-item policies add: those whose `default` is about
+// the proxy as a whole, neither its callers nor its destinations.
+type ProxyPolicy interface {
+	Policy
+	// ProxyDefault is a pointer to the kind's configuration struct, nil if absent; never changed.
+	ProxyDefault() any
+}

@@ -192,10 +192,18 @@ func (s *strict) duplicates(n *node, path string, at func(path, name string) str
 }
 
 // covers reports whether a problem of validation only follows from a value that
-// was already found to be of the wrong type.
-func (s *strict) covers(field string) bool {
-	return slices.ContainsFunc(s.bad, func(p string) bool {
-		rest, ok := strings.CutPrefix(field, p)
-		return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
+// was already found to be of the wrong type: it is about that value, or misses it.
+func (s *strict) covers(p Problem) bool {
+	return slices.ContainsFunc(s.bad, func(bad string) bool {
+		return below(p.Field, bad) || strings.HasPrefix(p.Reason, mustHave) && below(bad, p.Field)
 	})
+}
+
+// mustHave begins the reasons for parts of which at least one is required.
+const mustHave = "must have"
+
+// below reports whether a path is another or part of it.
+func below(path, parent string) bool {
+	rest, ok := strings.CutPrefix(path, parent)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
 }

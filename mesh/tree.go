@@ -114,18 +114,18 @@ func parseDocuments(data []byte) ([]*node, error) {
 	if !utf8.Valid(data) {
 		return nil, errors.New("is not UTF-8 text")
 	}
-	if trimmed := bytes.TrimLeft(data, " \t\r\n"); len(trimmed) > 0 && trimmed[0] == '{' {
-		if n, err := parseJSON(data); err == nil || !looksLikeYAML(trimmed) {
-			return []*node{n}, err
-		}
+	if trimmed := bytes.TrimLeft(data, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' {
+		return parseYAML(data)
 	}
-	return parseYAML(data)
-}
-
-// looksLikeYAML: flow style YAML begins like JSON; its keys are usually not quoted.
-func looksLikeYAML(trimmed []byte) bool {
-	rest := bytes.TrimLeft(trimmed[1:], " \t\r\n")
-	return len(rest) > 0 && rest[0] != '"' && rest[0] != '}'
+	n, err := parseJSON(data)
+	if err == nil {
+		return []*node{n}, nil
+	}
+	// Flow style YAML begins like JSON, and may go on with more documents.
+	if docs, yamlErr := parseYAML(data); yamlErr == nil {
+		return docs, nil
+	}
+	return nil, err
 }
 
 type jsonParser struct {
