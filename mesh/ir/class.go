@@ -114,8 +114,10 @@ func NamedProxies(r Reader, meshName string) map[string]bool {
 			continue
 		}
 		for _, o := range r.List(Query{Kind: k.Name, Mesh: meshName, Index: ByMesh}) {
-			if ref := topTarget(o); ref != nil && ref.Kind == mesh.KindDataplane {
-				add(ref.Labels)
+			if p, ok := o.Decoded.(mesh.Policy); ok {
+				if ref := p.TopTarget(); ref != nil && ref.Kind == mesh.KindDataplane {
+					add(ref.Labels)
+				}
 			}
 		}
 	}
@@ -137,17 +139,6 @@ func NamedProxies(r Reader, meshName string) map[string]bool {
 		}
 	}
 	return names
-}
-
-// topTarget reads the top-level targetRef that every policy kind has.
-func topTarget(o *Object) *mesh.TargetRef {
-	var spec struct {
-		TargetRef *mesh.TargetRef `json:"targetRef"`
-	}
-	if json.Unmarshal(o.Spec, &spec) != nil {
-		return nil
-	}
-	return spec.TargetRef
 }
 
 func inboundOf(i mesh.Inbound, address string) (ClassInbound, InstanceInbound) {
