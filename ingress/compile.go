@@ -39,3 +39,13 @@ func exports(r ir.Reader, p *ir.Proxy) {
 	slices.SortFunc(p.Exports, func(a, b ir.Export) int { return cmp.Compare(a.SNI, b.SNI) })
 	p.Exports = slices.Compact(p.Exports)
 }
+
+// CompileEndpoints compiles an endpoint set. Those of exports hold the ready
+// instances of this zone; sets of the other kinds are the sidecars' and are
+// compiled by ir.CompileEndpoints.
+func CompileEndpoints(r ir.Reader, ref ir.EndpointRef) *ir.EndpointSet {
+	if ref.Kind != ir.ExportSet {
+		return ir.CompileEndpoints(r, ref)
+	}
+	return &ir.EndpointSet{Name: ref.Name, Hosts: ir.LocalHosts(r, ref.Backend, ref.Port)}
+}

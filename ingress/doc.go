@@ -1,7 +1,6 @@
 // Package ingress compiles what a zone offers to the others: the exports of a
-// class of zone ingresses.
+// class of zone ingresses and the local endpoints behind them.
 //
-// In flow recorded reads of the zone's world and the class, out flows ir.Proxy.
-// The endpoint sets behind exports, gateways and destinations are compiled by
-// ir.CompileEndpoints, since sidecars and ingresses share them. The package is pure.
+// In flow recorded reads of the zone's world and the class, out flow ir.Proxy
+// and ir.EndpointSet. The package is pure.
 package ingress

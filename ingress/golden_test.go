@@ -12,6 +12,6 @@ import (
 
 func TestGolden(t *testing.T) {
 	golden.Run(t, "testdata/*.txtar", func(t *testing.T, a *txtar.Archive) map[string]string {
-		return irtest.Case(t, a, ingress.Compile)
+		return irtest.Case(t, a, irtest.Compiler{Proxy: ingress.Compile, Endpoints: ingress.CompileEndpoints})
 	})
 }

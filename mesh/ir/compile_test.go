@@ -203,7 +203,7 @@ func (r contrary) Get(key mesh.Key) (*ir.Object, bool) {
 // health and without a look at another mesh.
 func TestOrderAndStatusDoNotMatter(t *testing.T) {
 	golden.Run(t, "testdata/*.txtar", func(t *testing.T, a *txtar.Archive) map[string]string {
-		for zone := range irtest.Case(t, a, ir.Compile) {
+		for zone := range irtest.Case(t, a, compiler()) {
 			zone = strings.TrimPrefix(zone, golden.WantPrefix+".")
 			all, _ := golden.File(a, "all.yaml")
 			w, err := irtest.Parse(zone, all)
@@ -228,7 +228,7 @@ func TestOrderAndStatusDoNotMatter(t *testing.T) {
 				}
 			}
 		}
-		return irtest.Case(t, a, ir.Compile)
+		return irtest.Case(t, a, compiler())
 	})
 }
 

@@ -10,9 +10,10 @@ import (
 	"github.com/tombolo-mesh/tombolo/mesh"
 )
 
-// CompileEndpoints compiles one endpoint set of any kind. Sets are shared by
-// every class that refers to them, and are the only place where the health and
-// number of instances are read: those never make a class dirty.
+// CompileEndpoints compiles a set of kind DestinationSet or GatewaySet; those of
+// kind ExportSet are the ingress's and compiled there. Sets are shared by every
+// class that refers to them, and are the only place where the health and number
+// of instances are read: those never make a class dirty.
 //
 // A set whose service is gone is empty. Hosts of services without identities
 // are left out, as their peers are: nobody could verify them.
@@ -23,15 +24,23 @@ func CompileEndpoints(r Reader, ref EndpointRef) *EndpointSet {
 		set.Hosts = gatewayHosts(r, ref.Mesh, ref.Zone)
 	case DestinationSet:
 		set.Hosts = destinationHosts(r, ref)
-	case ExportSet:
-		if o, ok := r.Get(ref.Backend); ok && o.Zone == r.Zone() {
-			for _, m := range membersOf(r, o, ref.Port) {
-				set.Hosts = append(set.Hosts, localHosts(r, m)...)
-			}
-		}
 	}
 	set.Hosts = sortHosts(set.Hosts)
 	return set
+}
+
+// LocalHosts are the ready instances of this zone behind one port of a service
+// of this zone, sorted, none twice. They say nothing of who they must prove to be.
+func LocalHosts(r Reader, service mesh.Key, port uint32) []Host {
+	o, ok := r.Get(service)
+	if !ok || o.Zone != r.Zone() {
+		return nil
+	}
+	var hosts []Host
+	for _, m := range membersOf(r, o, port) {
+		hosts = append(hosts, localHosts(r, m)...)
+	}
+	return sortHosts(hosts)
 }
 
 // destinationHosts has local hosts first and, for the services of other zones,

@@ -12,6 +12,10 @@ import (
 
 func TestGolden(t *testing.T) {
 	golden.Run(t, "testdata/*.txtar", func(t *testing.T, a *txtar.Archive) map[string]string {
-		return irtest.Case(t, a, ir.Compile)
+		return irtest.Case(t, a, compiler())
 	})
+}
+
+func compiler() irtest.Compiler {
+	return irtest.Compiler{Proxy: ir.Compile, Endpoints: ir.CompileEndpoints}
 }

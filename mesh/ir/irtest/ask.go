@@ -11,8 +11,13 @@ import (
 	"github.com/tombolo-mesh/tombolo/mesh/ir"
 )
 
-// Compiler is ir.Compile or ingress.Compile.
-type Compiler func(ir.Reader, *ir.Class) *ir.Proxy
+// Compiler is what is tested: of package ir or of package ingress.
+type Compiler struct {
+	// Proxy compiles a class.
+	Proxy func(ir.Reader, *ir.Class) *ir.Proxy
+	// Endpoints compiles an endpoint set.
+	Endpoints func(ir.Reader, ir.EndpointRef) *ir.EndpointSet
+}
 
 // Answer compiles what the lines of a case ask for and says it as text. A line
 // is a command and its arguments; lines that are empty or begin with # are skipped.
@@ -57,17 +62,17 @@ func answer(w *World, compile Compiler, what, meshName, name string) (string, er
 	w.Reads()
 	switch what {
 	case "proxy":
-		return compile(w, class).Text(), nil
+		return compile.Proxy(w, class).Text(), nil
 	case "endpoints":
 		var out strings.Builder
-		for _, ref := range ir.EndpointRefs(compile(w, class)) {
-			out.WriteString(ir.CompileEndpoints(w, ref).Text())
+		for _, ref := range ir.EndpointRefs(compile.Proxy(w, class)) {
+			out.WriteString(compile.Endpoints(w, ref).Text())
 		}
 		return out.String(), nil
 	case "class":
 		return classText(class, instance), nil
 	case "reads":
-		compile(w, class)
+		compile.Proxy(w, class)
 		return strings.Join(w.Reads(), "\n") + "\n", nil
 	default:
 		return "", fmt.Errorf("unknown command %q", what)
