@@ -28,7 +28,7 @@ func Migrate(ctx context.Context, dsn string) (from, to int, err error) {
 	}
 	conn, err := connect(ctx, cfg.ConnConfig)
 	if err != nil {
-		return 0, 0, fmt.Errorf("migrate: %w", classify(err))
+		return 0, 0, fmt.Errorf("migrate: %w", classifyStart(err))
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	from, to, err = migrateConn(ctx, conn)

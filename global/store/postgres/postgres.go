@@ -82,7 +82,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	limit(pc, cfg.Timeout)
 	if err := prepare(ctx, pc, cfg.Logger); err != nil {
-		return nil, fmt.Errorf("open store: %w", classify(err))
+		return nil, fmt.Errorf("open store: %w", classifyStart(err))
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
@@ -238,6 +238,19 @@ func isOurs(err error) bool {
 	return false
 }
 
+// classifyStart is classify for a first connection: there, not to be let in is
+// a mistake to report and nothing to wait for.
+func classifyStart(err error) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && notLetIn(pg) {
+		return err
+	}
+	return classify(err)
+}
+
+// notLetIn: wrong user or password, or no such database.
+func notLetIn(pg *pgconn.PgError) bool { return strings.HasPrefix(pg.Code, "28") || pg.Code == "3D000" }
+
 // classify turns the errors of a database that does not answer into
 // ErrUnavailable. What the database says itself about a statement stays.
 func classify(err error) error {
@@ -249,7 +262,7 @@ func classify(err error) error {
 		switch {
 		case len(pg.Code) != 5:
 		case pg.Code[:2] == "08", pg.Code[:2] == "53", pg.Code[:2] == "57", pg.Code[:2] == "58", // connection, resources, operator, system
-			pg.Code[:2] == "28", pg.Code == "3D000", // not let in
+			notLetIn(pg),
 			pg.Code == "25006", pg.Code == "25P03", // read-only, idle too long
 			pg.Code[:2] == "40": // rolled back
 		default:

@@ -71,6 +71,9 @@ func TestDSNErrorsKeepThePassword(t *testing.T) {
 			}
 		}
 	}
+	if _, err := postgres.Open(t.Context(), postgres.Config{DSN: u.String()}); err == nil || errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("a wrong password is nothing to wait for: %v", err)
+	}
 	_, err = postgres.Open(t.Context(), postgres.Config{DSN: "postgres://u:p@127.0.0.1:1/d"})
 	if !errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("nothing listens: %v, want ErrUnavailable", err)
