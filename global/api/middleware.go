@@ -139,9 +139,21 @@ func (s *Server) serve(w http.ResponseWriter, r *request, rt *route, path string
 		limit = MaxBatchBody
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, limit)
-	ctx := r.Context()
-	if !rt.op.long {
-		var cancel context.CancelFunc
+	ctx, cancel := context.WithCancel(r.Context())
+	if rt.op.long {
+		end := make(chan struct{})
+		stopped := make(chan struct{})
+		go func() {
+			defer close(stopped)
+			select {
+			case <-s.draining:
+				cancel()
+			case <-end:
+			}
+		}()
+		defer func() { close(end); cancel(); <-stopped }()
+	} else {
+		defer cancel()
 		ctx, cancel = context.WithTimeout(ctx, requestTime)
 		defer cancel()
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(2 * requestTime)) // not every writer can

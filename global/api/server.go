@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	gosync "sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -60,6 +61,8 @@ type Server struct {
 	routes   []route
 	openapi  []byte
 	watchers chan struct{}
+	draining chan struct{}
+	drain    gosync.Once
 }
 
 // need says who may call a route.
@@ -96,7 +99,8 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Server{cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry), watchers: make(chan struct{}, maxWatchers)}
+	s := &Server{cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry), watchers: make(chan struct{}, maxWatchers),
+		draining: make(chan struct{})}
 	s.routes = slices.Concat(s.metaRoutes(), s.resourceRoutes(), s.changeRoutes(), s.zoneRoutes(), s.tokenRoutes())
 	var err error
 	s.openapi, err = s.describe()
@@ -124,6 +128,9 @@ func (s *Server) Handler() http.Handler {
 	mux.Handle("/", s.entry("other", nil))
 	return mux
 }
+
+// Drain ends watches and inspections, so that a shutdown need not wait for them.
+func (s *Server) Drain() { s.drain.Do(func() { close(s.draining) }) }
 
 // allow lists the methods of a path.
 func allow(methods map[string]*route) string {

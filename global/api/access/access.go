@@ -78,27 +78,60 @@ func New(cfg Config) *Tokens {
 	return &Tokens{cfg: cfg, cache: map[place]cached{}}
 }
 
-// Prepare makes the signing keys of users and zones where they are missing.
-// Several instances may do it at once; one wins.
-func (t *Tokens) Prepare(ctx context.Context) error {
+// AdminLife is the life of the first administrator's token.
+const AdminLife = 365 * 24 * time.Hour
+
+// Prepare makes the signing keys of users and zones when the store has none,
+// together with the writes of with, in one batch. Before that, issued receives
+// the first administrator's token: once the keys are durable, so is whatever it
+// did with the token. Several instances may start at once; for those that lose,
+// issued may have been called in vain and created is false.
+func (t *Tokens) Prepare(ctx context.Context, with []store.Op, issued func(adminToken string) error) (created bool, err error) {
+	keys, err := t.keys(ctx, place{use: token.User})
+	if err != nil || len(keys) > 0 {
+		return false, err
+	}
+	var ops []store.Op
 	for _, use := range []token.Use{token.User, token.Zone} {
-		keys, err := t.keys(ctx, place{use: use})
+		k, err := token.GenerateKey(token.KeyID(use, 1))
 		if err != nil {
-			return err
+			return false, err
 		}
-		if len(keys) > 0 {
+		private, _, err := keyOps(k, use, "")
+		if err != nil {
+			return false, err
+		}
+		ops = append(ops, private)
+		if use != token.User {
 			continue
 		}
-		private, _, err := newKey(use, "")
+		raw, err := k.Sign(t.admin())
 		if err != nil {
-			return err
+			return false, fmt.Errorf("issue administrator's token: %w", err)
 		}
-		_, err = t.cfg.Store.Write(ctx, "system", []store.Op{private})
-		if err != nil && !errors.Is(err, store.ErrConflict) {
-			return fmt.Errorf("create %s token key: %w", use, err)
+		if err := issued(raw); err != nil {
+			return false, err
 		}
 	}
-	return nil
+	_, err = t.cfg.Store.Write(ctx, "system", append(ops, with...))
+	if errors.Is(err, store.ErrConflict) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("create token keys: %w", err)
+	}
+	return true, nil
+}
+
+// Admin issues another administrator's token, for who lost the first.
+func (t *Tokens) Admin(ctx context.Context) (string, error) {
+	raw, _, err := t.Issue(ctx, t.admin())
+	return raw, err
+}
+
+func (t *Tokens) admin() token.Claims {
+	now := t.cfg.Now().UTC().Truncate(time.Second)
+	return token.Claims{Use: token.User, Name: "admin", Groups: []string{"admin"}, Issued: now, Expires: now.Add(AdminLife)}
 }
 
 // MeshOps are the writes that give a new mesh its keys: the private one, which
@@ -137,19 +170,23 @@ func newKey(use token.Use, meshName string) (private, public store.Op, err error
 	if err != nil {
 		return private, public, err
 	}
-	pem, err := k.MarshalPEM()
+	return keyOps(k, use, meshName)
+}
+
+func keyOps(k token.Key, use token.Use, meshName string) (private, public store.Op, err error) {
+	text, err := k.MarshalPEM()
 	if err != nil {
 		return private, public, err
 	}
-	pub, err := k.Public().MarshalPEM()
+	open, err := k.Public().MarshalPEM()
 	if err != nil {
 		return private, public, err
 	}
-	private, err = secret(mesh.Key{Kind: mesh.KindSecret, Mesh: meshName, Name: token.SigningKeyName(use, 1)}, pem, true)
+	private, err = secret(mesh.Key{Kind: mesh.KindSecret, Mesh: meshName, Name: token.SigningKeyName(use, 1)}, text, true)
 	if err != nil {
 		return private, public, err
 	}
-	public, err = secret(mesh.Key{Kind: mesh.KindSecret, Mesh: meshName, Name: token.PublicKeyName(use, 1)}, pub, false)
+	public, err = secret(mesh.Key{Kind: mesh.KindSecret, Mesh: meshName, Name: token.PublicKeyName(use, 1)}, open, false)
 	return private, public, err
 }
 
