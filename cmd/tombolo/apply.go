@@ -1,0 +1,172 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tombolo-mesh/tombolo/global/api"
+	"github.com/tombolo-mesh/tombolo/mesh"
+)
+
+// defaultWait is how long --wait waits.
+const defaultWait = 60 * time.Second
+
+func applyCommand() *cobra.Command {
+	var files []string
+	var dry bool
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use:   "apply -f FILE|DIR|-",
+		Short: "Create or update resources: all of what is given, or none",
+		Long: `Sends all documents as one change: all are applied, or none. With --wait it returns
+when every affected proxy of every zone has taken the change. Meanwhile it shows for each
+zone how many are done, behind or have rejected it, and at the end the time to the last
+proxy. Exits 3 with Envoy's words when a proxy rejects, 4 when a zone is offline or
+behind at the end of the time.`,
+		Example: `  tombolo apply -f policies/ --wait
+  tombolo apply -f permission.yaml --wait=5m
+  cat mesh.yaml | tombolo apply -f - --dry-run`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			sources, err := readSources(files, cmd.InOrStdin())
+			if err != nil {
+				return err
+			}
+			body, places, err := bundle(sources)
+			if err != nil {
+				return err
+			}
+			c, err := dial(cmd)
+			if err != nil {
+				return err
+			}
+			query := url.Values{}
+			if dry {
+				query.Set("dryRun", "true")
+			}
+			var out api.Written
+			began := time.Now()
+			err = c.call(cmd.Context(), http.MethodPut, "/resources", query, "application/yaml", body, &out)
+			var r *refusal
+			if errors.As(err, &r) {
+				return &exitError{exitFailed, explain(r, places)}
+			}
+			if err != nil {
+				return err
+			}
+			for _, x := range out.Results {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", label(mesh.Key{Kind: x.Kind, Mesh: x.Mesh, Name: x.Name}), x.Action)
+			}
+			return finish(cmd, c, out, dry, wait, began)
+		},
+	}
+	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "file, folder, or - for standard input; may be repeated")
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "let global check everything, and write nothing")
+	waitFlag(cmd, &wait)
+	return cmd
+}
+
+func waitFlag(cmd *cobra.Command, wait *time.Duration) {
+	cmd.Flags().DurationVar(wait, "wait", 0, "wait until every affected proxy has it (--wait is 60s)")
+	cmd.Flags().Lookup("wait").NoOptDefVal = defaultWait.String()
+}
+
+// finish prints what was written and waits if it was asked to.
+func finish(cmd *cobra.Command, c *client, out api.Written, dry bool, wait time.Duration, began time.Time) error {
+	for _, w := range out.Warnings {
+		fmt.Fprintln(cmd.ErrOrStderr(), "warning: "+w)
+	}
+	switch {
+	case dry:
+		fmt.Fprintln(cmd.OutOrStdout(), "nothing was written (dry run)")
+		return nil
+	case out.First == 0:
+		fmt.Fprintln(cmd.OutOrStdout(), "nothing changed")
+	default:
+		fmt.Fprintf(cmd.OutOrStdout(), "revision %d\n", out.Revision)
+	}
+	if wait < 0 {
+		return &exitError{exitUsage, "--wait must not be negative"}
+	}
+	if wait == 0 {
+		return nil
+	}
+	first := out.First
+	if first == 0 {
+		first = out.Revision
+	}
+	return await(cmd, c, first, out.Revision, wait, began)
+}
+
+func deleteCommand() *cobra.Command {
+	var meshName string
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use:     "delete KIND NAME",
+		Short:   "Delete a resource; a Mesh with everything in it",
+		Example: "  tombolo delete meshtrafficpermission deny-web --wait\n  tombolo delete mt web -m payments",
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			k, err := kindOf(args[0])
+			if err != nil {
+				return err
+			}
+			c, err := dial(cmd)
+			if err != nil {
+				return err
+			}
+			var out api.Written
+			began := time.Now()
+			if err := c.call(cmd.Context(), http.MethodDelete, pathOf(k, meshName, args[1]), nil, "", nil, &out); err != nil {
+				return err
+			}
+			key := mesh.Key{Kind: k.Name, Name: args[1]}
+			if k.Scope == mesh.ScopeMesh {
+				key.Mesh = meshName
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s deleted\n", label(key))
+			return finish(cmd, c, out, false, wait, began)
+		},
+	}
+	meshFlag(cmd, &meshName)
+	waitFlag(cmd, &wait)
+	return cmd
+}
+
+func meshFlag(cmd *cobra.Command, name *string) {
+	cmd.Flags().StringVarP(name, "mesh", "m", mesh.DefaultMesh, "mesh of the resource")
+}
+
+// kindOf finds a kind by its name, plural or short form, in any case.
+func kindOf(noun string) (mesh.Kind, error) {
+	if k, ok := mesh.KindByNoun(strings.ToLower(noun)); ok {
+		return k, nil
+	}
+	var known []string
+	for _, k := range mesh.Kinds() {
+		name := k.Plural()
+		if k.Short != "" {
+			name += " (" + k.Short + ")"
+		}
+		known = append(known, name)
+	}
+	return mesh.Kind{}, &exitError{exitUsage, fmt.Sprintf("unknown kind %q; known are %s", noun, strings.Join(known, ", "))}
+}
+
+// pathOf is the path of a resource, or of the list when name is empty.
+func pathOf(k mesh.Kind, meshName, name string) string {
+	path := "/" + k.Plural()
+	if k.Scope == mesh.ScopeMesh && meshName != "" {
+		path = "/meshes/" + url.PathEscape(meshName) + path
+	}
+	if name != "" {
+		path += "/" + url.PathEscape(name)
+	}
+	return path
+}
