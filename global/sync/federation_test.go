@@ -164,20 +164,25 @@ func TestCutAtEveryFrame(t *testing.T) {
 	if frames < 15 {
 		t.Fatalf("the script has %d frames only", frames)
 	}
+	play := func(t *testing.T, f *fleet, cut int, after bool) {
+		f.wire.reset(cut)
+		f.wire.after = after
+		script(f)
+		if _, _, n := f.wire.seen(); n <= cut {
+			t.Fatalf("%d frames, the cut was to be at %d", n, cut)
+		}
+	}
 	for cut := 1; cut <= frames; cut++ {
-		t.Run(fmt.Sprintf("memory/%d", cut), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				f := newFleet(t, true, globalsync.NewMemStore())
-				f.wire.reset(cut)
-				script(f)
+		for _, after := range []bool{false, true} {
+			t.Run(fmt.Sprintf("memory/%d/%v", cut, after), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { play(t, newFleet(t, true, globalsync.NewMemStore()), cut, after) })
 			})
-		})
-		if !testing.Short() {
-			t.Run(fmt.Sprintf("tcp/%d", cut), func(t *testing.T) {
-				f := newFleet(t, false, globalsync.NewMemStore())
-				f.wire.reset(cut)
-				script(f)
-			})
+			if !testing.Short() {
+				t.Run(fmt.Sprintf("tcp/%d/%v", cut, after), func(t *testing.T) {
+					t.Parallel()
+					play(t, newFleet(t, false, globalsync.NewMemStore()), cut, after)
+				})
+			}
 		}
 	}
 }

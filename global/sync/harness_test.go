@@ -47,14 +47,19 @@ type fleet struct {
 // wire sees every frame at global's end and may break the stream.
 type wire struct {
 	mu gosync.Mutex
-	// count of frames seen, and at which one the stream breaks; 0 never.
+	// count of frames seen, and at which one the stream breaks; 0 never. The
+	// frame is lost, or delivered when after is set.
 	count, breakAt int
+	after          bool
 	// hold, when not nil, blocks sends to the zone until it is closed.
 	hold map[string]chan struct{}
 	// down and up are the frames that crossed, and their bytes.
 	down  []*zonesyncv1.GlobalFrame
 	up    []*zonesyncv1.ZoneFrame
 	twice bool
+	// quiet keeps no frames, only the size of the largest.
+	quiet   bool
+	largest int
 }
 
 var errCut = errors.New("the test cut the stream")
@@ -93,12 +98,16 @@ func (s *tapped) SendMsg(m any) error {
 	s.w.mu.Lock()
 	hold := s.w.hold[s.zone]
 	cut := s.w.cut()
-	if !cut {
+	s.w.largest = max(s.w.largest, proto.Size(m.(proto.Message)))
+	if !cut && !s.w.quiet {
 		s.w.down = append(s.w.down, proto.Clone(m.(proto.Message)).(*zonesyncv1.GlobalFrame))
 	}
 	twice := s.w.twice && m.(*zonesyncv1.GlobalFrame).GetWelcome() == nil
 	s.w.mu.Unlock()
 	if cut {
+		if s.w.after {
+			_ = s.ServerStream.SendMsg(m)
+		}
 		s.end()
 		return errCut
 	}
@@ -130,7 +139,9 @@ func (s *tapped) RecvMsg(m any) error {
 	defer s.w.mu.Unlock()
 	if s.w.cut() {
 		s.end()
-		return errCut
+		if !s.w.after {
+			return errCut
+		}
 	}
 	f := proto.Clone(m.(proto.Message)).(*zonesyncv1.ZoneFrame)
 	s.w.up = append(s.w.up, f)

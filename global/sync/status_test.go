@@ -1,0 +1,309 @@
+package sync_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	globalsync "github.com/tombolo-mesh/tombolo/global/sync"
+	"github.com/tombolo-mesh/tombolo/mesh"
+	wireform "github.com/tombolo-mesh/tombolo/proto/zonesync"
+	zonesyncv1 "github.com/tombolo-mesh/tombolo/proto/zonesync/v1"
+)
+
+// TestStatusOfAChange follows one change through every state.
+func TestStatusOfAChange(t *testing.T) {
+	both(t, func(t *testing.T, f *fleet) {
+		f.seeded("east", "west")
+		east := f.zones["east"]
+		east.reports.mu.Lock()
+		east.reports.behind = true
+		east.reports.mu.Unlock()
+		rev := f.write(put(aTimeout("t", 9)))
+		state := func(want string) {
+			t.Helper()
+			f.eventually(want, func() error {
+				s := f.server.Change(rev)
+				got := fmt.Sprintf("complete=%v", s.Complete)
+				for _, z := range s.Zones {
+					got += fmt.Sprintf(" %s=%s(%d,%d,%d,%d)", z.Zone, z.State, z.Affected, z.Done, z.Behind, z.Rejected)
+				}
+				if got != want {
+					return errors.New(got)
+				}
+				return nil
+			})
+		}
+		state("complete=false east=behind(1,0,1,0) west=done(1,1,0,0)")
+		if z := f.server.Change(rev).Zones[0]; len(z.BehindNames) != 1 || z.BehindNames[0] != "web-1" || z.Settled != 0 {
+			t.Errorf("%+v", z)
+		}
+		if z := f.server.Change(rev).Zones[1]; z.Settled <= 0 {
+			t.Errorf("time to settle: %+v", z)
+		}
+		// Away while behind: offline, whatever it said before.
+		east.stop()
+		state("complete=false east=offline(1,0,1,0) west=done(1,1,0,0)")
+		f.join("east")
+		state("complete=false east=behind(1,0,1,0) west=done(1,1,0,0)")
+		east.reports.set(func(r *zonesyncv1.Report) {
+			c := r.Changes[len(r.Changes)-1]
+			c.Behind, c.Rejected, c.BehindNames = 0, 1, nil
+			c.Rejections = []*zonesyncv1.Rejection{{Proxy: "web-1", TypeUrl: "cds", Reason: "no"}}
+			r.Settled = r.Applied
+			r.Problems = []*zonesyncv1.ResourceProblem{{Kind: "MeshTimeout", Mesh: "default", Name: "t", Reason: "no", Proxies: 1}}
+			r.ProxiesConnected, r.ProxiesTotal = 1, 2
+		})
+		state("complete=true east=rejected(1,0,0,1) west=done(1,1,0,0)")
+		if z := f.server.Change(rev).Zones[0]; len(z.Rejections) != 1 || z.Rejections[0].Reason != "no" {
+			t.Errorf("%+v", z)
+		}
+		z := f.server.Zones()[0]
+		if !z.Online || z.Connected != 1 || z.Total != 2 || len(z.Problems) != 1 || z.Problems[0].Key != (mesh.Key{Kind: "MeshTimeout", Mesh: "default", Name: "t"}) {
+			t.Errorf("%+v", z)
+		}
+		// Settled zones stay settled when they go.
+		west := f.zones["west"]
+		west.stop()
+		f.eventually("west to be away", func() error {
+			if f.server.Zones()[1].Online {
+				return errors.New("online")
+			}
+			return nil
+		})
+		state("complete=true east=rejected(1,0,0,1) west=done(1,1,0,0)")
+		// A change that concerns one zone is done at the other.
+		east.facts.put(aService("east", "s", 1))
+		var fact mesh.Revision
+		f.eventually("the fact", func() error {
+			r, err := f.store.Get(context.Background(), aService("east", "s", 1).Key)
+			fact = r.Revision
+			return err
+		})
+		rev = fact
+		state("complete=false east=done(0,0,0,0) west=offline(0,0,0,0)")
+		// A disabled zone is not asked.
+		f.write(put(mesh.Resource{Key: mesh.Key{Kind: mesh.KindZone, Name: "west"}, Spec: []byte(`{"enabled":false}`)}))
+		state("complete=true east=done(0,0,0,0)")
+		// A revision that was not written yet is nowhere.
+		rev = 1 << 30
+		state("complete=false east=behind(0,0,0,0)")
+	})
+}
+
+// TestGlobalRestartRebuildsStatus: status is in memory, and reports bring it back.
+func TestGlobalRestartRebuildsStatus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, true, globalsync.NewMemStore())
+		f.seeded("east")
+		rev := f.write(put(aTimeout("t", 9)))
+		f.settled()
+		fresh := globalsync.New(globalsync.Config{Store: f.store, Authorize: f.authorize})
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() { defer close(done); _ = fresh.Run(ctx) }()
+		synctest.Wait()
+		if s := fresh.Change(rev); s.Complete || s.Zones[0].State != globalsync.Offline {
+			t.Errorf("before the zone is back: %+v", s)
+		}
+		cancel()
+		<-done
+		f.zones["east"].stop()
+		f.join("east")
+		f.eventually("status", func() error {
+			if s := f.server.Change(rev); !s.Complete {
+				return fmt.Errorf("%+v", s)
+			}
+			return nil
+		})
+	})
+}
+
+func TestWatchChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, true, globalsync.NewMemStore())
+		f.seeded("east", "west")
+		for _, z := range f.zones {
+			z.reports.behind = true
+		}
+		rev := f.write(put(aTimeout("t", 9)))
+		var seen []string
+		done := make(chan error, 1)
+		go func() {
+			done <- f.server.WatchChange(context.Background(), rev, func(s globalsync.ChangeStatus) bool {
+				seen = append(seen, fmt.Sprintf("%s %s", s.Zones[0].State, s.Zones[1].State))
+				return !s.Complete
+			})
+		}()
+		settle := func(name string) {
+			synctest.Wait()
+			<-time.After(10 * time.Millisecond)
+			f.zones[name].reports.set(func(r *zonesyncv1.Report) {
+				c := r.Changes[len(r.Changes)-1]
+				c.Behind, c.Done, c.BehindNames, r.Settled = 0, 1, nil, r.Applied
+			})
+			synctest.Wait()
+			<-time.After(10 * time.Millisecond)
+		}
+		settle("west")
+		settle("east")
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if seen[0] != "behind behind" || seen[len(seen)-1] != "done done" || !strings.Contains(strings.Join(seen, ","), "behind done") {
+			t.Errorf("%v", seen)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		go func() {
+			done <- f.server.WatchChange(ctx, rev+1000, func(globalsync.ChangeStatus) bool { return true })
+		}()
+		synctest.Wait()
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("a watch that was given up: %v", err)
+		}
+	})
+}
+
+// TestReportsCoalesce: a burst of progress is a few frames, the last one complete.
+func TestReportsCoalesce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, true, globalsync.NewMemStore())
+		f.seeded("east")
+		<-time.After(time.Second)
+		f.wire.reset(0)
+		for i := range 1000 {
+			f.zones["east"].reports.set(func(r *zonesyncv1.Report) { r.ProxiesConnected = uint32(i + 1) })
+			if i%100 == 0 {
+				synctest.Wait()
+			}
+		}
+		<-time.After(time.Second)
+		_, up, _ := f.wire.seen()
+		if len(up) == 0 || len(up) > 5 {
+			t.Errorf("%d frames", len(up))
+		}
+		if got := f.server.Zones()[0].Connected; got != 1000 {
+			t.Errorf("connected: %d", got)
+		}
+	})
+}
+
+// TestReportsAreBounded: a zone cannot report beyond what it was sent, nor without bound.
+func TestReportsAreBounded(t *testing.T) {
+	both(t, func(t *testing.T, f *fleet) {
+		f.seeded("east")
+		f.token("token-liar", "liar")
+		p := f.peer("token-liar")
+		p.welcome("liar")
+		report := &zonesyncv1.Report{Applied: 1 << 40, Settled: 1 << 40, Changes: []*zonesyncv1.ChangeProgress{{Revision: 1 << 40, Done: 1}, {Revision: -1}}}
+		p.send(&zonesyncv1.ZoneFrame{Frame: &zonesyncv1.ZoneFrame_Report{Report: report}})
+		f.eventually("the report", func() error {
+			if f.server.Zones()[1].Applied == 0 {
+				return errors.New("not taken")
+			}
+			return nil
+		})
+		rev := f.write(put(aTimeout("t", 2)))
+		p.recv(func(f *zonesyncv1.GlobalFrame) bool { return f.GetPush().GetTo().GetRevision() >= int64(rev) })
+		if s := f.server.Change(rev); s.Complete || s.Zones[1].State != globalsync.Behind {
+			t.Errorf("%+v", s)
+		}
+		report = &zonesyncv1.Report{}
+		for range wireform.MaxReportItems + 1 {
+			report.Changes = append(report.Changes, &zonesyncv1.ChangeProgress{Revision: 1})
+		}
+		p.send(&zonesyncv1.ZoneFrame{Frame: &zonesyncv1.ZoneFrame_Report{Report: report}})
+		if got := p.ended().Message(); !strings.Contains(got, "a report of more than") {
+			t.Errorf("ended with %q", got)
+		}
+	})
+}
+
+func TestInspect(t *testing.T) {
+	both(t, func(t *testing.T, f *fleet) {
+		f.seeded("east")
+		east := f.zones["east"]
+		var out bytes.Buffer
+		if err := f.server.Inspect(context.Background(), "east", "proxies", "", "", &out); err != nil || out.String() != "answer to proxies" {
+			t.Errorf("%q, %v", out.String(), err)
+		}
+		if err := f.server.Inspect(context.Background(), "nowhere", "proxies", "", "", io.Discard); !errors.Is(err, globalsync.ErrZoneOffline) {
+			t.Errorf("an unknown zone: %v", err)
+		}
+		// Large answers come in chunks, beside everything else.
+		block := strings.Repeat("0123456789abcdef", 1<<16)
+		east.reports.answer = func(_ context.Context, _ string, w io.Writer) error {
+			for range 20 {
+				if _, err := io.WriteString(w, block); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		out.Reset()
+		if err := f.server.Inspect(context.Background(), "east", "config_dump", "default", "web-1", &out); err != nil || out.Len() != 20<<20 {
+			t.Errorf("%d bytes, %v", out.Len(), err)
+		}
+		// Too large an answer is refused, and the stream lives on.
+		east.reports.answer = func(_ context.Context, _ string, w io.Writer) error {
+			for {
+				if _, err := io.WriteString(w, block); err != nil {
+					return err
+				}
+			}
+		}
+		if err := f.server.Inspect(context.Background(), "east", "config_dump", "default", "web-1", io.Discard); !errors.Is(err, globalsync.ErrInspect) {
+			t.Errorf("an endless answer: %v", err)
+		}
+		east.reports.answer = func(context.Context, string, io.Writer) error { return errors.New("no such proxy") }
+		if err := f.server.Inspect(context.Background(), "east", "certs", "", "x", io.Discard); !errors.Is(err, globalsync.ErrInspect) || !strings.Contains(err.Error(), "no such proxy") {
+			t.Errorf("an error: %v", err)
+		}
+		// Who asks may give up; the zone is told.
+		started, ended := make(chan struct{}), make(chan struct{})
+		east.reports.answer = func(ctx context.Context, _ string, _ io.Writer) error {
+			close(started)
+			<-ctx.Done()
+			close(ended)
+			return ctx.Err()
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		errs := make(chan error, 1)
+		go func() { errs <- f.server.Inspect(ctx, "east", "stats", "", "x", io.Discard) }()
+		<-started
+		cancel()
+		if err := <-errs; !errors.Is(err, context.Canceled) {
+			t.Errorf("cancelled: %v", err)
+		}
+		<-ended
+		// Open questions are bounded, and end with the stream.
+		var open int
+		asked := make(chan struct{}, wireform.MaxInspections)
+		east.reports.answer = func(ctx context.Context, _ string, _ io.Writer) error {
+			asked <- struct{}{}
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		many := make(chan error, wireform.MaxInspections)
+		for ; open < wireform.MaxInspections; open++ {
+			go func() { many <- f.server.Inspect(context.Background(), "east", "stats", "", "x", io.Discard) }()
+			<-asked
+		}
+		if err := f.server.Inspect(context.Background(), "east", "stats", "", "x", io.Discard); !errors.Is(err, globalsync.ErrBusy) {
+			t.Errorf("one too many: %v", err)
+		}
+		east.stop()
+		for range open {
+			if err := <-many; !errors.Is(err, globalsync.ErrZoneOffline) && !errors.Is(err, globalsync.ErrInspect) {
+				t.Errorf("the zone went away: %v", err)
+			}
+		}
+	})
+}
