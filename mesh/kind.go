@@ -78,7 +78,7 @@ func (k Kind) New() Spec { return k.new() }
 // Plural is the REST path segment and CLI noun, for example "meshtimeouts".
 func (k Kind) Plural() string {
 	n := strings.ToLower(string(k.Name))
-	if strings.HasSuffix(n, "s") {
+	if strings.HasSuffix(n, "s") || strings.HasSuffix(n, "sh") {
 		return n + "es"
 	}
 	if strings.HasSuffix(n, "y") {
