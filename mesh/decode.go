@@ -317,13 +317,13 @@ func (d *decoder) labels(n *node, path string) {
 	if len(n.keys) == 0 {
 		return
 	}
-	labels := map[string]string{}
+	labels, authored := map[string]string{}, map[string]string{}
 	for _, k := range n.keys {
 		key := CanonicalLabel(k.name)
-		if have, dup := labels[key]; dup && have != k.value.text {
-			d.s.problems.Addf(labelPath(path, k.name), "means the same as %s, but has another value", key)
+		if have, dup := labels[key]; dup && have != k.value.text && authored[key] != k.name {
+			d.s.problems.Addf(labelPath(path, k.name), "means the same as %s, but has another value", authored[key])
 		}
-		labels[key] = k.value.text
+		labels[key], authored[key] = k.value.text, k.name
 	}
 	d.m.Resource.Labels = labels
 }

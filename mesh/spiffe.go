@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -134,8 +135,11 @@ func (s *MeshIdentity) trustDomain(who IdentitySubject) (spiffeid.TrustDomain, P
 	if s.SpiffeID != nil && s.SpiffeID.TrustDomain != "" {
 		text = s.SpiffeID.TrustDomain
 	}
-	name, err := expand(text, who)
+	name, err := expand(text, IdentitySubject{Mesh: who.Mesh, Zone: who.Zone})
 	if err != nil {
+		if _, other := expand(text, who); other == nil {
+			err = errors.New("may use {{ .Mesh }} and {{ .Zone }} only: a trust domain is of a zone, whose authority signs for it, not of a workload")
+		}
 		problems.Addf("spiffeID.trustDomain", "%v", err)
 		return spiffeid.TrustDomain{}, problems
 	}
