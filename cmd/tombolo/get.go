@@ -127,13 +127,13 @@ func getList(cmd *cobra.Command, c *client, o getOptions, k mesh.Kind) error {
 
 // listed is what a table shows of a resource.
 type listed struct {
-	Mesh     string                `json:"mesh"`
-	Name     string                `json:"name"`
-	Labels   map[string]string     `json:"labels"`
-	Created  time.Time             `json:"creationTime"`
-	Problems []api.ReportedProblem `json:"problems"`
-	Status   struct {
-		Connected *bool `json:"connected"`
+	Mesh    string            `json:"mesh"`
+	Name    string            `json:"name"`
+	Labels  map[string]string `json:"labels"`
+	Created time.Time         `json:"creationTime"`
+	Status  struct {
+		Connected *bool                 `json:"connected"`
+		Problems  []api.ReportedProblem `json:"problems"`
 	} `json:"status"`
 }
 
@@ -154,9 +154,9 @@ func show(w io.Writer, o getOptions, k mesh.Kind, items []json.RawMessage) error
 			return fmt.Errorf("read answer: %w", err)
 		}
 		problems := "-"
-		if len(r.Problems) > 0 {
-			problems = r.Problems[0].Zone + ": " + strings.Join(strings.Fields(r.Problems[0].Reason), " ")
-			if more := len(r.Problems) - 1; more > 0 {
+		if len(r.Status.Problems) > 0 {
+			problems = r.Status.Problems[0].Zone + ": " + strings.Join(strings.Fields(r.Status.Problems[0].Reason), " ")
+			if more := len(r.Status.Problems) - 1; more > 0 {
 				problems += fmt.Sprintf(" (and %d more)", more)
 			}
 		}

@@ -115,9 +115,21 @@ func (s *Server) documents(r *request, manifests []mesh.Manifest) (docs []docume
 			}
 		}
 		for _, p := range problems {
-			bad = append(bad, InvalidParameter{Document: m.Document, Line: m.Line, Resource: clip(key.String()), Field: p.Field, Reason: p.Reason})
+			bad = append(bad, InvalidParameter{Document: m.Document, Line: m.Line, Resource: clip(label(key)), Field: p.Field, Reason: p.Reason})
 		}
 		docs = append(docs, doc)
 	}
 	return docs, bad, nil
+}
+
+// label names a resource in messages: "MeshTimeout default/web".
+func label(k mesh.Key) string {
+	name := k.RESTName()
+	if k.Mesh != "" {
+		name = k.Mesh + "/" + name
+	}
+	if k.Kind == "" {
+		return name
+	}
+	return string(k.Kind) + " " + name
 }

@@ -79,7 +79,8 @@ func (s *Server) describe() ([]byte, error) {
 	for _, k := range mesh.Kinds() {
 		if shape, ok := schemas[string(k.Name)].(object); ok {
 			if properties, ok := shape["properties"].(object); ok {
-				properties["problems"] = object{"type": "array", "readOnly": true, "description": "What zones report of it.", "items": shapeOf(reflect.TypeFor[ReportedProblem]())}
+				properties["status"] = object{"type": "object", "readOnly": true, "description": "What the owning zone reports of it, and what zones cannot do with it.",
+					"properties": object{"problems": object{"type": "array", "items": shapeOf(reflect.TypeFor[ReportedProblem]())}}}
 			}
 		}
 	}

@@ -35,7 +35,7 @@ type InvalidParameter struct {
 	// Document counts from 1 in requests of several documents; Line is where it begins.
 	Document int `json:"document,omitempty"`
 	Line     int `json:"line,omitempty"`
-	// Resource is "Kind/mesh//name" in requests of several documents.
+	// Resource is "Kind mesh/name" in requests of several documents.
 	Resource string `json:"resource,omitempty"`
 	// Field is the path in the document, or the name of a parameter.
 	Field string `json:"field"`

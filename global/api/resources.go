@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -193,18 +192,20 @@ func (s *Server) encode(res mesh.Resource, problems map[mesh.Key][]ReportedProbl
 	if res.Kind == mesh.KindSecret && access.Reserved(res.Name) {
 		res.Spec = json.RawMessage("{}")
 	}
-	data, err := mesh.EncodeResource(res)
-	if err != nil {
-		return nil, err
-	}
 	if list := problems[res.Key]; len(list) > 0 {
-		extra, err := json.Marshal(list)
+		// Below status, which a PUT ignores: what was read can be written back.
+		status := map[string]any{}
+		if len(res.Status) > 0 && json.Unmarshal(res.Status, &status) != nil {
+			status = map[string]any{}
+		}
+		status["problems"] = list
+		merged, err := json.Marshal(status)
 		if err != nil {
 			return nil, fmt.Errorf("encode problems: %w", err)
 		}
-		data = slices.Concat(bytes.TrimSuffix(data, []byte("}")), []byte(`,"problems":`), extra, []byte("}"))
+		res.Status = merged
 	}
-	return data, nil
+	return mesh.EncodeResource(res)
 }
 
 func (s *Server) list(k mesh.Kind) func(http.ResponseWriter, *request) error {
