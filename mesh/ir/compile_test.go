@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -294,4 +295,37 @@ spec:
 			t.Errorf("destination %s, want %s", d.Name, want)
 		}
 	}
+}
+
+// still is a world that only answers, so that several may ask at once.
+type still struct{ *irtest.World }
+
+func (r still) List(q ir.Query) []*ir.Object {
+	var out []*ir.Object
+	for _, o := range r.Objects(q.Kind, q.Mesh) {
+		if q.Index == ir.ByMesh || q.Index == ir.ByDisplayName && o.DisplayName() == q.Value || q.Index == ir.ByZone && o.Zone == q.Value {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+func (still) Counter(string) uint64 { return 0 }
+
+// Compiles run side by side and share objects: none of them may write to one.
+func TestCompileSideBySide(t *testing.T) {
+	w, c := parse(t, small)
+	want := ir.Compile(still{w}, c)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 50 {
+				if got := ir.Compile(still{w}, c); !got.Equal(want) {
+					t.Error(cmp.Diff(want.Text(), got.Text()))
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
