@@ -91,7 +91,7 @@ func (b bootstrap) adsCluster() (object, error) {
 		"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
 		"common_tls_context": object{
 			"alpn_protocols": list{"h2"},
-			"tls_params":     object{"tls_minimum_protocol_version": "TLSv1_2"},
+			"tls_params":     object{"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
 			"validation_context": object{
 				"trusted_ca":                    object{"inline_string": b.zoneCA},
 				"match_typed_subject_alt_names": list{object{"san_type": san, "matcher": object{"exact": b.serverName}}},
