@@ -1,7 +1,6 @@
 package mesh
 
 import (
-	"cmp"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,25 +30,42 @@ type Selected struct {
 }
 
 // rank orders policies from low to high priority, (a) to (d) and (f) of the
-// merging rules; the last part makes the order total.
+// merging rules; zone and name of the key make the order total.
 type rank struct {
 	kind, section, origin, role int
-	name, key                   string
+	display                     string
+	zone, name                  string
 }
 
-func (r rank) compare(o rank) int {
-	return cmp.Or(r.compareTop(o), r.compareName(o))
+func (r *rank) compare(o *rank) int {
+	if c := r.compareTop(o); c != 0 {
+		return c
+	}
+	return r.compareName(o)
 }
 
 // compareTop compares by target kind, section, origin and role.
-func (r rank) compareTop(o rank) int {
-	return cmp.Or(cmp.Compare(r.kind, o.kind), cmp.Compare(r.section, o.section),
-		cmp.Compare(r.origin, o.origin), cmp.Compare(r.role, o.role))
+func (r *rank) compareTop(o *rank) int {
+	switch {
+	case r.kind != o.kind:
+		return r.kind - o.kind
+	case r.section != o.section:
+		return r.section - o.section
+	case r.origin != o.origin:
+		return r.origin - o.origin
+	}
+	return r.role - o.role
 }
 
 // compareName puts the later name first: the policy named "a" beats "b".
-func (r rank) compareName(o rank) int {
-	return cmp.Or(strings.Compare(o.name, r.name), strings.Compare(o.key, r.key))
+func (r *rank) compareName(o *rank) int {
+	if c := strings.Compare(o.display, r.display); c != 0 {
+		return c
+	}
+	if c := strings.Compare(o.zone, r.zone); c != 0 {
+		return c
+	}
+	return strings.Compare(o.name, r.name)
 }
 
 // SelectPolicies returns the policies of a kind that select a proxy, from low to
@@ -64,26 +80,32 @@ func SelectWithShadow(kind KindName, all []PolicyResource, proxy ProxyMeta) []Se
 }
 
 func selectPolicies(kind KindName, all []PolicyResource, proxy ProxyMeta, shadow bool) []Selected {
-	var out []Selected
-	for _, p := range all {
+	var found []*Selected // sorted before they are copied: they are large
+	for i := range all {
+		p := &all[i]
+		if p.Kind != kind || p.Mesh != proxy.Mesh || !shadow && p.Labels[LabelEffect] == EffectShadow {
+			continue
+		}
 		policy, ok := p.Decoded.(Policy)
-		if !ok || p.Kind != kind || p.Mesh != proxy.Mesh {
+		if !ok || !zoneSelects(&p.Resource, proxy.Zone) || !namespaceSelects(&p.Resource, proxy.Labels) {
 			continue
 		}
-		if !shadow && p.Labels[LabelEffect] == EffectShadow {
-			continue
-		}
-		if !zoneSelects(&p.Resource, proxy.Zone) || !namespaceSelects(&p.Resource, proxy.Labels) {
-			continue
-		}
-		section, ok := targetSelects(policy.TopTarget(), proxy)
+		top := policy.TopTarget()
+		section, ok := targetSelects(top, proxy)
 		if !ok {
 			continue
 		}
-		out = append(out, Selected{PolicyResource: p, Section: section, to: policy.ToItems(), rules: policy.RuleItems(),
-			rank: rankOf(&p.Resource, policy.TopTarget())})
+		found = append(found, &Selected{PolicyResource: *p, Section: section, to: policy.ToItems(), rules: policy.RuleItems(),
+			rank: rankOf(&p.Resource, top)})
 	}
-	slices.SortStableFunc(out, func(a, b Selected) int { return a.rank.compare(b.rank) })
+	if len(found) == 0 {
+		return nil
+	}
+	slices.SortFunc(found, func(a, b *Selected) int { return a.rank.compare(&b.rank) })
+	out := make([]Selected, len(found))
+	for i, s := range found {
+		out[i] = *s
+	}
 	return out
 }
 
@@ -140,7 +162,7 @@ func matchNamed(want, have map[string]string, name string) bool {
 }
 
 func rankOf(p *Resource, top *TargetRef) rank {
-	r := rank{name: p.DisplayName(), key: p.Key.String()}
+	r := rank{display: p.DisplayName(), zone: p.Zone, name: p.Name}
 	if top != nil && top.Kind == KindDataplane {
 		r.kind = 1
 		if top.SectionName != "" {
@@ -157,9 +179,13 @@ func rankOf(p *Resource, top *TargetRef) rank {
 			r.origin = 2
 		}
 	}
-	r.role = slices.Index(roles(), p.Labels[LabelPolicyRole])
-	if r.role < 0 {
-		r.role = 0
+	switch p.Labels[LabelPolicyRole] {
+	case RoleProducer:
+		r.role = 1
+	case RoleConsumer:
+		r.role = 2
+	case RoleWorkloadOwner:
+		r.role = 3
 	}
 	return r
 }

@@ -59,13 +59,13 @@ func toMatches(selected []Selected, dest *Destination) []toMatch {
 		}
 	}
 	slices.SortStableFunc(out, func(a, b toMatch) int {
-		if c := a.policy.rank.compareTop(b.policy.rank); c != 0 {
+		if c := a.policy.rank.compareTop(&b.policy.rank); c != 0 {
 			return c
 		}
 		if a.to != b.to {
 			return a.to - b.to
 		}
-		return a.policy.rank.compareName(b.policy.rank)
+		return a.policy.rank.compareName(&b.policy.rank)
 	})
 	return out
 }
