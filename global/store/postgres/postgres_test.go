@@ -288,3 +288,18 @@ func TestSynchronousCommit(t *testing.T) {
 		t.Errorf("after a crash the head is %+v, %v, want %+v", got, err, at)
 	}
 }
+
+func TestCompactionEmptiesTheTable(t *testing.T) {
+	server := pgtest.Start(t)
+	dsn := server.Database(t)
+	s := openWith(t, dsn, 5*time.Second)
+	for i := range 5 {
+		if _, err := s.Write(t.Context(), "user:test", []store.Op{op("a", fmt.Sprint(i))}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Compact(t.Context(), 3); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, dsn, "do $$ begin assert (select array_agg(revision order by revision) from changes) = array[4, 5]::bigint[]; end $$")
+}

@@ -144,6 +144,43 @@ func testSnapshots(t *testing.T, h Harness) {
 	wg.Wait()
 }
 
+// A list is of one moment: what it counts, what it has and where it was read agree.
+func testListsWhileWriting(t *testing.T, h Harness) {
+	s := h.open(t)
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for w := range 2 {
+		wg.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				k := key(mesh.KindMeshTimeout, fmt.Sprintf("%d-%d", w, i%7))
+				ops := []store.Op{put(k, strconv.Itoa(i))}
+				if i%3 == 0 {
+					ops = []store.Op{drop(k)}
+				}
+				if _, err := s.Write(t.Context(), "user:test", ops); err != nil {
+					t.Errorf("write: %v", err)
+					return
+				}
+			}
+		})
+	}
+	for range 400 {
+		page, err := s.List(t.Context(), store.Query{Kind: mesh.KindMeshTimeout})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var last mesh.Revision
+		for _, r := range page.Items {
+			last = max(last, r.Revision)
+		}
+		if page.Total != len(page.Items) || last > page.At {
+			t.Fatalf("a list at %d has %d of %d, the newest at %d", page.At, len(page.Items), page.Total, last)
+		}
+	}
+	stop()
+	wg.Wait()
+}
+
 // A reader that does not read must not hold up writers, nor other readers.
 func testSlowSnapshot(t *testing.T, h Harness) {
 	s := h.open(t)

@@ -60,6 +60,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"concurrent writers", testConcurrentWriters},
 		{"watchers", testWatchers},
 		{"snapshots while writing", testSnapshots},
+		{"lists while writing", testListsWhileWriting},
 		{"a slow reader of a snapshot", testSlowSnapshot},
 		{"secrets", testSecrets},
 		{"killed while writing", testKill},
