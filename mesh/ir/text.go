@@ -112,6 +112,7 @@ func (w *writer) outbound(o *Outbound) {
 		}
 		w.backends(2, r.Backends, Source{})
 		w.timeouts(2, "timeouts", r.Timeouts)
+		w.confs(2, r.Confs)
 	}
 }
 
