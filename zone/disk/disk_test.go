@@ -55,7 +55,7 @@ func TestEverythingComesBack(t *testing.T) {
 	commit(t, f, disk.Update{
 		Position: &disk.Position{Revision: 9, Digest: "d"}, PutResources: []mesh.Resource{b, a}, PutKept: []mesh.Resource{a}, PutProxies: []disk.Proxy{p},
 		PutAuthorities: []disk.Authority{{Mesh: "default", TrustDomain: "td", Slots: []byte("very private")}},
-		Counters:       map[string]uint64{"c": 3}, Permissions: map[string][]byte{"p": []byte("{}")}, SessionKey: []byte("session"), FactsSequence: 4,
+		Counters:       map[string]uint64{"c": 3}, Permissions: map[string][]byte{"p": []byte("{}")}, SessionKey: []byte("session"),
 	})
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
@@ -71,7 +71,7 @@ func TestEverythingComesBack(t *testing.T) {
 	want := &disk.State{
 		Position: disk.Position{Revision: 9, Digest: "d"}, Resources: []mesh.Resource{a, b}, Kept: []mesh.Resource{a}, Proxies: []disk.Proxy{p},
 		Authorities: []disk.Authority{{Mesh: "default", TrustDomain: "td", Slots: []byte("very private")}},
-		Counters:    map[string]uint64{"c": 3}, Permissions: map[string][]byte{"p": []byte("{}")}, SessionKey: []byte("session"), FactsSequence: 4,
+		Counters:    map[string]uint64{"c": 3}, Permissions: map[string][]byte{"p": []byte("{}")}, SessionKey: []byte("session"),
 	}
 	if d := cmp.Diff(want, load(t, f)); d != "" {
 		t.Error(d)

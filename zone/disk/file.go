@@ -41,7 +41,6 @@ const (
 	metaHeader   = "header"
 	metaPosition = "position"
 	metaSession  = "session-key"
-	metaFacts    = "facts-sequence"
 )
 
 const lockTimeout = 2 * time.Second

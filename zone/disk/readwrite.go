@@ -60,9 +60,6 @@ func (f *File) load(tx *bolt.Tx, s *State) error {
 		}
 		s.SessionKey = key
 	}
-	if n := meta.Get([]byte(metaFacts)); len(n) == 8 {
-		s.FactsSequence = binary.BigEndian.Uint64(n)
-	}
 	if err := loadResources(tx.Bucket([]byte(bucketResources)), &s.Resources); err != nil {
 		return err
 	}
@@ -195,11 +192,6 @@ func (f *File) writeMeta(tx *bolt.Tx, u *Update) error {
 	meta := tx.Bucket([]byte(bucketMeta))
 	if len(u.SessionKey) > 0 {
 		if err := meta.Put([]byte(metaSession), f.sealer.Seal(u.SessionKey, metaSession)); err != nil {
-			return err
-		}
-	}
-	if u.FactsSequence != 0 {
-		if err := meta.Put([]byte(metaFacts), binary.BigEndian.AppendUint64(nil, u.FactsSequence)); err != nil {
 			return err
 		}
 	}

@@ -34,8 +34,6 @@ type State struct {
 	Permissions map[string][]byte
 	// SessionKey; empty in a new file.
 	SessionKey []byte
-	// FactsSequence is the last one that global is known to hold.
-	FactsSequence uint64
 }
 
 // Proxy is a member of the zone.
@@ -85,13 +83,11 @@ type Update struct {
 	Permissions map[string][]byte
 	// SessionKey to seal and keep, if not empty.
 	SessionKey []byte
-	// FactsSequence to set, if not zero.
-	FactsSequence uint64
 }
 
 // Empty reports whether an update writes nothing.
 func (u *Update) Empty() bool {
 	return u.Position == nil && !u.ReplaceResources &&
 		len(u.PutResources)+len(u.DeleteResources)+len(u.PutKept)+len(u.DeleteKept)+len(u.PutProxies)+len(u.DeleteProxies)+
-			len(u.PutAuthorities)+len(u.Counters)+len(u.Permissions)+len(u.SessionKey) == 0 && u.FactsSequence == 0
+			len(u.PutAuthorities)+len(u.Counters)+len(u.Permissions)+len(u.SessionKey) == 0
 }

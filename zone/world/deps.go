@@ -29,6 +29,7 @@ type deps struct {
 	gets     map[mesh.Key]readers
 	lists    map[ir.Query]readers
 	counters map[string]readers
+	edges    int
 }
 
 func newDeps() deps {
@@ -43,6 +44,7 @@ func (d *deps) file(r *reads) {
 	defer d.mu.Unlock()
 	d.drop(r.unit)
 	d.units[r.unit] = r
+	d.edges += r.len()
 	link(d.gets, r.gets, r)
 	link(d.lists, r.lists, r)
 	link(d.counters, r.counters, r)
@@ -63,15 +65,13 @@ func (d *deps) drop(unit Unit) {
 	unlink(d.lists, old.lists, old)
 	unlink(d.counters, old.counters, old)
 	delete(d.units, unit)
+	d.edges -= old.len()
 }
 
 func (d *deps) size() (units, edges int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, r := range d.units {
-		edges += r.len()
-	}
-	return len(d.units), edges
+	return len(d.units), d.edges
 }
 
 func link[K comparable](index map[K]readers, keys map[K]struct{}, r *reads) {

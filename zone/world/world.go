@@ -296,3 +296,17 @@ func (b *bucket) remove(text string) {
 		b.items = slices.Delete(b.items, i, i+1)
 	}
 }
+
+// Resources lists every object of a kind, in every mesh, sorted by key.
+func (w *World) Resources(kind mesh.KindName) []mesh.Resource {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	var out []mesh.Resource
+	for k, it := range w.objects {
+		if k.Kind == kind {
+			out = append(out, it.full.Resource)
+		}
+	}
+	slices.SortFunc(out, func(a, b mesh.Resource) int { return compareKeys(a.Key, b.Key) })
+	return out
+}

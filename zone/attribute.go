@@ -1,0 +1,69 @@
+package zone
+
+import (
+	"slices"
+
+	"github.com/tombolo-mesh/tombolo/mesh"
+	"github.com/tombolo-mesh/tombolo/mesh/ir"
+	"github.com/tombolo-mesh/tombolo/xds"
+)
+
+// sourcesOf finds the resources that an Envoy resource was made of: the policies
+// at fault when a proxy refuses it. Where no policy had a say it is the proxy's
+// own Dataplane.
+func sourcesOf(p *ir.Proxy, typeURL, name string, dataplane mesh.Key) []mesh.Key {
+	var out []mesh.Key
+	add := func(sources ...ir.Source) {
+		for _, s := range sources {
+			if s.Key != (mesh.Key{}) && !slices.Contains(out, s.Key) {
+				out = append(out, s.Key)
+			}
+		}
+	}
+	confs := func(list ir.Confs) {
+		for _, c := range list {
+			add(c.Sources...)
+		}
+	}
+	for i := range p.Inbounds {
+		in := &p.Inbounds[i]
+		switch name {
+		case xds.PermissionName(in.Name):
+			for _, list := range [][]ir.PermissionMatch{in.Permission.Deny, in.Permission.AllowWithShadowDeny, in.Permission.Allow} {
+				for _, m := range list {
+					add(m.Source)
+				}
+			}
+		case xds.InboundName(in.Name):
+			confs(in.Confs)
+			for _, m := range in.Rules {
+				add(m.Source)
+			}
+		}
+	}
+	for i := range p.Outbounds {
+		o := &p.Outbounds[i]
+		if name != o.Name && name != xds.OutboundListenerName(o.Address, o.Port) || typeURL == xds.ClusterType {
+			continue
+		}
+		add(o.Source)
+		confs(o.Confs)
+		for _, r := range o.Routes {
+			add(r.Source)
+			confs(r.Confs)
+		}
+	}
+	for i := range p.Destinations {
+		if d := &p.Destinations[i]; d.Name == name && typeURL == xds.ClusterType {
+			confs(d.Confs)
+			if len(out) == 0 {
+				out = append(out, d.Backend)
+			}
+		}
+	}
+	if len(out) == 0 {
+		out = append(out, dataplane)
+	}
+	slices.SortFunc(out, compareKeys)
+	return out
+}

@@ -1,0 +1,130 @@
+package zone
+
+import (
+	"context"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/tombolo-mesh/tombolo/mesh"
+	zonesync "github.com/tombolo-mesh/tombolo/zone/sync"
+)
+
+// facts is what the zone tells of itself. It implements zonesync.Facts.
+type facts struct {
+	changed chan struct{}
+
+	mu     sync.Mutex
+	all    map[mesh.Key]mesh.Resource
+	hidden map[string]map[mesh.Key]bool
+	// current grows with each change; offered is what was last asked for,
+	// confirmed what global holds.
+	current, offered, confirmed uint64
+	// bell is closed, and made anew, at each confirmation.
+	bell chan struct{}
+}
+
+var _ zonesync.Facts = (*facts)(nil)
+
+func newFacts() *facts {
+	return &facts{changed: make(chan struct{}, 1), all: map[mesh.Key]mesh.Resource{},
+		hidden: map[string]map[mesh.Key]bool{}, bell: make(chan struct{})}
+}
+
+// update takes changes of resources that the zone owns.
+func (f *facts) update(changes []mesh.Change, zone string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	before := f.current
+	for _, c := range changes {
+		k := c.Resource.Key
+		if k.Zone != zone {
+			continue
+		}
+		old, had := f.all[k]
+		switch {
+		case c.Deleted && had:
+			delete(f.all, k)
+		case !c.Deleted && (!had || !sameResource(old, c.Resource)):
+			f.all[k] = c.Resource
+		default:
+			continue
+		}
+		f.current = before + 1
+	}
+	if f.current != before {
+		ring(f.changed)
+	}
+}
+
+// hide says which bundles of a mesh the zone keeps to itself.
+func (f *facts) hide(meshName string, private map[mesh.Key]bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !maps.Equal(f.hidden[meshName], private) {
+		f.hidden[meshName] = private
+		f.current++
+		ring(f.changed)
+	}
+}
+
+func (f *facts) version() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.current
+}
+
+// Facts implements zonesync.Facts.
+func (f *facts) Facts() map[mesh.Key]mesh.Resource {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.offered = f.current
+	out := maps.Clone(f.all)
+	for _, private := range f.hidden {
+		for k, is := range private {
+			if is {
+				delete(out, k)
+			}
+		}
+	}
+	return out
+}
+
+// FactsChanged implements zonesync.Facts.
+func (f *facts) FactsChanged() <-chan struct{} { return f.changed }
+
+// FactsConfirmed implements zonesync.Facts: global holds what Facts last returned.
+func (f *facts) FactsConfirmed(uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.confirmed = f.offered
+	close(f.bell)
+	f.bell = make(chan struct{})
+}
+
+// wait returns when global holds a version of the facts, or after a bound.
+func (f *facts) wait(ctx context.Context, version uint64, bound time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, bound)
+	defer cancel()
+	for {
+		f.mu.Lock()
+		bell, ok := f.bell, f.confirmed >= version
+		f.mu.Unlock()
+		if ok {
+			return
+		}
+		select {
+		case <-bell:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// ring wakes a coalescing receiver.
+func ring(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

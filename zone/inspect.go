@@ -1,0 +1,117 @@
+package zone
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/tombolo-mesh/tombolo/mesh"
+	"github.com/tombolo-mesh/tombolo/mesh/ir"
+	zonesync "github.com/tombolo-mesh/tombolo/zone/sync"
+	"github.com/tombolo-mesh/tombolo/zone/universal"
+)
+
+// inspector answers questions about proxies. It implements zonesync.Inspector.
+type inspector struct{ e *engine }
+
+var _ zonesync.Inspector = inspector{}
+
+// adminPaths are the questions that an Envoy answers.
+func adminPaths() map[string]string {
+	return map[string]string{
+		"config_dump": "/config_dump?include_eds",
+		"clusters":    "/clusters?format=json",
+		"stats":       "/stats?usedonly",
+		"listeners":   "/listeners?format=json",
+		"certs":       "/certs",
+	}
+}
+
+// ProxyState is one line of the answer to "proxies".
+type ProxyState struct {
+	// Mesh and Name of the Dataplane.
+	Mesh string `json:"mesh"`
+	Name string `json:"name"`
+	// State is present, presumed (believed to live) or lost.
+	State string `json:"state"`
+	// InSync: its Envoy has confirmed everything that it was sent.
+	InSync bool `json:"inSync"`
+	// Class that it is configured as.
+	Class string `json:"class"`
+	// Status as the zone knows it.
+	Status mesh.DataplaneStatus `json:"status"`
+	// Problem why it has no identity, if it has none.
+	Problem string `json:"problem,omitempty"`
+}
+
+// Inspect implements zonesync.Inspector. Besides the questions for Envoy there
+// are "proxies", and "policies": what the proxy's class was compiled to.
+func (i inspector) Inspect(ctx context.Context, what, meshName, name string, w io.Writer) error {
+	if what == "proxies" {
+		return i.proxies(ctx, meshName, w)
+	}
+	path, forEnvoy := adminPaths()[what]
+	if !forEnvoy && what != "policies" {
+		return fmt.Errorf("inspect %q: must be proxies, policies, config_dump, clusters, stats, listeners or certs", what)
+	}
+	var control universal.Control
+	var compiled *ir.Proxy
+	err := i.e.do(ctx.Done(), func(*batch) {
+		p := i.e.proxies[mesh.Key{Kind: mesh.KindDataplane, Mesh: meshName, Zone: i.e.cfg.zone, Name: name}]
+		if p == nil {
+			return
+		}
+		control = p.control
+		if p.class != nil {
+			compiled = p.class.proxy
+		}
+	})
+	switch {
+	case err != nil:
+		return err
+	case compiled == nil:
+		return fmt.Errorf("inspect: no proxy %s in mesh %s of zone %s", name, meshName, i.e.cfg.zone)
+	case !forEnvoy:
+		return writeJSON(w, compiled)
+	case control == nil:
+		return fmt.Errorf("inspect: proxy %s in mesh %s is not connected", name, meshName)
+	}
+	return control.Inspect(ctx, path, w)
+}
+
+func (i inspector) proxies(ctx context.Context, meshName string, w io.Writer) error {
+	out := []ProxyState{}
+	err := i.e.do(ctx.Done(), func(*batch) {
+		for _, k := range sortedKeys(i.e.proxies) {
+			p := i.e.proxies[k]
+			if meshName != "" && k.Mesh != meshName {
+				continue
+			}
+			s := ProxyState{Mesh: k.Mesh, Name: k.Name, State: []string{"present", "presumed", "lost"}[p.presence], InSync: i.e.cfg.delta.InSync(p.node)}
+			if p.class != nil {
+				s.Class = p.class.ir.ID
+			}
+			s.Status = mesh.DataplaneStatus{Connected: p.connected(), Draining: p.draining, NotReady: p.notReady, Envoy: p.envoy, Agent: p.agent}
+			if p.decision != nil {
+				s.Status.SpiffeID = p.decision.SpiffeID
+			} else {
+				s.Problem = p.withoutIdentity()
+			}
+			out = append(out, s)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, out)
+}
+
+func writeJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(v); err != nil {
+		return fmt.Errorf("inspect: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,366 @@
+package zone
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tombolo-mesh/tombolo/identity"
+	"github.com/tombolo-mesh/tombolo/identity/ca"
+	"github.com/tombolo-mesh/tombolo/identity/token"
+	"github.com/tombolo-mesh/tombolo/mesh"
+	"github.com/tombolo-mesh/tombolo/mesh/ir"
+	"github.com/tombolo-mesh/tombolo/xds/delta"
+	"github.com/tombolo-mesh/tombolo/zone/disk"
+	"github.com/tombolo-mesh/tombolo/zone/universal"
+	"github.com/tombolo-mesh/tombolo/zone/world"
+)
+
+// presence is what the zone knows of a proxy's life.
+type presence uint8
+
+const (
+	// present: its agent's stream is up.
+	present presence = iota
+	// presumed: known from disk since the zone restarted, or its stream broke
+	// together with too many others: believed to live, for a while.
+	presumed
+	// lost: its stream broke. It is in no endpoint set.
+	lost
+)
+
+// proxy is a member of the zone. It is the loop's own.
+type proxy struct {
+	unit     world.Unit
+	node     string
+	resource mesh.Resource
+	spec     *mesh.Dataplane
+	instance string
+	control  universal.Control
+	agent    string
+	envoy    string
+	notReady []string
+	presence presence
+	draining bool
+	lostAt   time.Time
+
+	// What was derived.
+	decision *mesh.IdentityDecision
+	problems mesh.Problems
+	class    *class
+	own      *ir.Instance
+	ownSet   *delta.Set
+	ownFrom  *ir.Proxy
+	// ownResources are what ownSet holds.
+	ownResources []*delta.Resource
+}
+
+func (p *proxy) connected() bool { return p.presence != lost }
+
+func (p *proxy) record() disk.Proxy {
+	return disk.Proxy{Resource: p.resource, Instance: p.instance, AgentVersion: p.agent, EnvoyVersion: p.envoy,
+		NotReady: p.notReady, LostAt: p.lostAt}
+}
+
+// subject is how identities are decided: as for the proxy's class, so that the
+// certificate and the configuration agree.
+func (p *proxy) subject() mesh.IdentitySubject {
+	who := mesh.IdentitySubject{Mesh: p.resource.Mesh, Zone: p.resource.Zone}
+	if p.class == nil {
+		who.Labels, who.Name = p.resource.Labels, p.resource.Name
+		return who
+	}
+	who.Labels, who.Name = make(map[string]string, len(p.class.ir.Labels)+3), p.class.ir.Name
+	maps.Copy(who.Labels, p.class.ir.Labels)
+	who.Labels[mesh.LabelMesh], who.Labels[mesh.LabelZone] = p.resource.Mesh, p.resource.Zone
+	if who.Name != "" {
+		who.Labels[mesh.LabelDisplayName] = who.Name
+	}
+	return who
+}
+
+// nodeID is how Envoy calls itself.
+func nodeID(k mesh.Key) string { return k.Mesh + "." + k.Name }
+
+// members is what the zone does for agents. It implements universal.Proxies.
+type members struct{ e *engine }
+
+var _ universal.Proxies = members{}
+
+// Join implements universal.Proxies.
+func (m members) Join(ctx context.Context, in universal.Proxy) (universal.Joined, error) {
+	e := m.e
+	err := e.do(ctx.Done(), func(b *batch) {
+		p := e.member(in.Resource, in.Spec)
+		if old := p.control; old != nil && p.instance != in.Instance {
+			reason := fmt.Errorf("another instance of %s has joined", in.Resource.Key)
+			b.after = append(b.after, func() { old.Close(reason) })
+		}
+		p.resource, p.spec = in.Resource, in.Spec
+		p.instance, p.control, p.agent, p.envoy = in.Instance, in.Control, in.AgentVersion, in.EnvoyVersion
+		p.notReady = slices.Sorted(slices.Values(in.NotReady))
+		p.presence, p.draining, p.lostAt = present, false, time.Time{}
+		e.liveness.back(p.resource.Key)
+		e.unsaved[p.resource.Key] = true
+		e.dirty[p.unit] = true
+	})
+	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, errStopped) {
+		// Not saved for now; the proxy is served all the same.
+		err = nil
+	}
+	if err != nil {
+		return universal.Joined{}, err
+	}
+	cluster := in.Resource.Labels[mesh.LabelWorkload]
+	if cluster == "" {
+		cluster = in.Resource.Name
+	}
+	return universal.Joined{NodeID: nodeID(in.Resource.Key), NodeCluster: cluster,
+		SessionToken: e.session.Mint(token.Session{Mesh: in.Resource.Mesh, Name: in.Resource.Name})}, nil
+}
+
+// member finds a proxy or makes it.
+func (e *engine) member(r mesh.Resource, spec *mesh.Dataplane) *proxy {
+	p := e.proxies[r.Key]
+	if p != nil {
+		return p
+	}
+	p = &proxy{unit: unitOf("proxy", r.Mesh, r.Name), node: nodeID(r.Key), resource: r, spec: spec}
+	e.proxies[r.Key] = p
+	e.members.Store(p.node, true)
+	e.discover(r.Key)
+	e.ensure(p.unit, stageProxy, func(b *batch, r ir.Reader) []mesh.Resource { return e.deriveProxy(b, r, p) })
+	return p
+}
+
+// Health implements universal.Proxies.
+func (m members) Health(key mesh.Key, instance string, notReady []string) {
+	notReady = slices.Sorted(slices.Values(notReady))
+	// An error says that the zone is stopping; then health does not matter.
+	_ = m.e.post(nil, &op{run: func(b *batch) {
+		p := m.e.proxies[key]
+		if p == nil || p.instance != instance || slices.Equal(p.notReady, notReady) {
+			return
+		}
+		p.notReady = notReady
+		m.e.dirty[p.unit] = true
+		b.late.PutProxies = append(b.late.PutProxies, p.record())
+	}})
+}
+
+// Leave implements universal.Proxies.
+func (m members) Leave(key mesh.Key, instance string, clean bool) {
+	_ = m.e.post(nil, &op{run: func(b *batch) {
+		p := m.e.proxies[key]
+		if p == nil || p.instance != instance {
+			return
+		}
+		p.control = nil
+		if clean {
+			m.e.forget(b, p)
+			return
+		}
+		m.e.vanish(b, p)
+	}})
+}
+
+// forget ends a membership.
+func (e *engine) forget(b *batch, p *proxy) {
+	key := p.resource.Key
+	delete(e.proxies, key)
+	delete(e.unsaved, key)
+	e.members.Delete(p.node)
+	e.liveness.back(key)
+	b.local = append(b.local, e.drop(p.unit)...)
+	if p.class != nil {
+		delete(p.class.members, key)
+	}
+	b.must.DeleteProxies = append(b.must.DeleteProxies, key)
+	b.after = append(b.after, func() { e.cfg.delta.Unassign(p.node) })
+}
+
+// Drain implements universal.Proxies.
+func (m members) Drain(ctx context.Context, key mesh.Key, instance string) error {
+	e := m.e
+	var groups map[string]bool
+	var version uint64
+	err := e.do(ctx.Done(), func(b *batch) {
+		p := e.proxies[key]
+		if p == nil || p.instance != instance {
+			return
+		}
+		p.draining = true
+		e.dirty[p.unit] = true
+		b.after = append(b.after, func() { groups, version = b.published, b.factsVersion })
+	})
+	if err != nil {
+		return err
+	}
+	// The batch's after functions run once its operations are answered; one more
+	// turn of the loop makes their result visible here.
+	if err := e.do(ctx.Done(), func(*batch) {}); err != nil {
+		return err
+	}
+	if err := e.tracker.wait(ctx, groups); err != nil {
+		return fmt.Errorf("drain %s: some proxies have not confirmed: %w", key, err)
+	}
+	if e.cfg.linked != nil && e.cfg.linked() {
+		e.facts.wait(ctx, version, drainFactsBound)
+	}
+	return nil
+}
+
+// drainFactsBound is how long a drain waits for global.
+const drainFactsBound = 2 * time.Second
+
+// Sign implements universal.Proxies.
+func (m members) Sign(ctx context.Context, key mesh.Key, instance string, csr []byte) (universal.SVID, error) {
+	e := m.e
+	var decision *mesh.IdentityDecision
+	var authority *ca.Authority
+	failure := fmt.Errorf("sign for %s: it is not a member", key)
+	err := e.do(ctx.Done(), func(*batch) {
+		p := e.proxies[key]
+		if p == nil || p.instance != instance {
+			return
+		}
+		if p.decision == nil {
+			failure = fmt.Errorf("sign for %s: %s", key, p.withoutIdentity())
+			return
+		}
+		decision, authority = p.decision, e.authorities[authorityKey{key.Mesh, p.decision.TrustDomain}].Active()
+		if authority == nil {
+			failure = fmt.Errorf("sign for %s: no authority for trust domain %s", key, p.decision.TrustDomain)
+		}
+	})
+	if err != nil {
+		return universal.SVID{}, err
+	}
+	if authority == nil {
+		return universal.SVID{}, failure
+	}
+	id, err := identity.ParseID(decision.SpiffeID)
+	if err != nil {
+		return universal.SVID{}, fmt.Errorf("sign for %s: %w", key, err)
+	}
+	now := time.Now()
+	chain, err := authority.Sign(csr, id, min(max(decision.Expiry, ca.MinTTL), ca.MaxTTL), now)
+	if err != nil {
+		return universal.SVID{}, fmt.Errorf("sign for %s: %w", key, err)
+	}
+	svid, err := identity.ParseSVID(chain)
+	if err != nil {
+		return universal.SVID{}, fmt.Errorf("sign for %s: %w", key, err)
+	}
+	e.metrics.signed.Inc()
+	end := svid.Leaf().NotAfter
+	return universal.SVID{SpiffeID: decision.SpiffeID, Chain: chain, NotAfter: end, RenewAt: identity.HalfLife(now, end)}, nil
+}
+
+func (p *proxy) withoutIdentity() string {
+	if len(p.problems) > 0 {
+		return "its MeshIdentity yields no SPIFFE ID: " + strings.ReplaceAll(p.problems.Error(), "\n", "; ")
+	}
+	return "no MeshIdentity of mesh " + p.resource.Mesh + " selects it"
+}
+
+// deriveProxy gives a proxy its identity and class, and returns its Dataplane and,
+// for an ingress, the addresses where other zones reach it.
+func (e *engine) deriveProxy(b *batch, r ir.Reader, p *proxy) []mesh.Resource {
+	e.classify(b, p)
+	var identities []mesh.PolicyResource
+	for _, o := range r.List(ir.Query{Kind: mesh.KindMeshIdentity, Mesh: p.resource.Mesh, Index: ir.ByMesh}) {
+		identities = append(identities, mesh.PolicyResource(*o))
+	}
+	old := p.decision
+	p.decision, p.problems = mesh.IdentityFor(identities, p.subject())
+	if old != nil && p.decision != nil && (old.SpiffeID != p.decision.SpiffeID || old.Expiry != p.decision.Expiry) || old == nil && p.decision != nil {
+		b.resign[p.resource.Key] = true
+	}
+	status := mesh.DataplaneStatus{Connected: p.connected(), Draining: p.draining, NotReady: p.notReady, Envoy: p.envoy, Agent: p.agent}
+	if p.decision != nil {
+		status.SpiffeID = p.decision.SpiffeID
+	}
+	dataplane := p.resource
+	dataplane.Status = mustJSON(status)
+	out := []mesh.Resource{dataplane}
+	if p.connected() && !p.draining {
+		out = append(out, e.zoneAddresses(p)...)
+	}
+	if w := p.resource.Labels[mesh.LabelWorkload]; w != "" {
+		e.ensureWorkload(p.resource.Mesh, w)
+	}
+	return out
+}
+
+func (e *engine) zoneAddresses(p *proxy) []mesh.Resource {
+	var out []mesh.Resource
+	for _, l := range p.spec.Networking.Listeners {
+		if l.Type != mesh.ListenerIngress || l.State != "" && l.State != mesh.StateReady {
+			continue
+		}
+		name, address := l.Name, l.Address
+		if name == "" {
+			name = fmt.Sprint(l.Port)
+		}
+		if address == "" {
+			address = p.spec.Networking.Address
+		}
+		out = append(out, e.fact(mesh.KindMeshZoneAddress, p.resource.Mesh, p.resource.Name+"-"+name,
+			&mesh.MeshZoneAddress{Address: address, Port: l.Port}, nil))
+	}
+	return out
+}
+
+// classify finds the class of a proxy and moves it there.
+func (e *engine) classify(b *batch, p *proxy) {
+	c, own := ir.ClassOf(&ir.Object{Resource: p.resource, Decoded: p.spec})
+	if name := p.resource.DisplayName(); e.named[p.resource.Mesh][name] {
+		c = c.Named(name)
+	}
+	if p.class != nil && p.class.ir.ID == c.ID {
+		if !sameInstance(p.own, own) {
+			p.own, p.ownFrom = own, nil
+			b.assign[p.resource.Key] = true
+		}
+		return
+	}
+	next := e.classFor(c)
+	if p.class != nil {
+		delete(p.class.members, p.resource.Key)
+		b.moves[move{p.class.ir.ID, c.ID}] = true
+	}
+	p.class, p.own, p.ownFrom = next, own, nil
+	next.members[p.resource.Key] = p
+	b.assign[p.resource.Key] = true
+}
+
+func sameInstance(a, b *ir.Instance) bool {
+	return a != nil && b != nil && slices.Equal(a.Inbounds, b.Inbounds) && slices.Equal(a.Listeners, b.Listeners)
+}
+
+// fact is a resource that the zone owns.
+func (e *engine) fact(kind mesh.KindName, meshName, name string, spec mesh.Spec, status any) mesh.Resource {
+	r := mesh.Resource{Key: mesh.Key{Kind: kind, Mesh: meshName, Zone: e.cfg.zone, Name: name}, Spec: mustJSON(spec)}
+	if status != nil {
+		r.Status = mustJSON(status)
+	}
+	// Problems concern policies and namespaces only, and facts are neither.
+	r.Labels, _ = mesh.ComputeLabels(r, spec, mesh.EnvUniversal)
+	r.Labels[mesh.LabelManagedBy] = "tombolo"
+	return r
+}
+
+// mustJSON marshals a value of this package's own types, which cannot fail.
+func mustJSON(v any) json.RawMessage {
+	text, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("marshal %T: %v", v, err))
+	}
+	return text
+}

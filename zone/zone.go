@@ -1,0 +1,310 @@
+package zone
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/tombolo-mesh/tombolo/identity/token"
+	"github.com/tombolo-mesh/tombolo/internal/serverca"
+	"github.com/tombolo-mesh/tombolo/mesh"
+	"github.com/tombolo-mesh/tombolo/xds/delta"
+	"github.com/tombolo-mesh/tombolo/zone/disk"
+	zonesync "github.com/tombolo-mesh/tombolo/zone/sync"
+	"github.com/tombolo-mesh/tombolo/zone/universal"
+)
+
+// CAFile is the name, in the data directory, of the certificate that agents and
+// Envoys trust to reach the zone.
+const CAFile = "zone-ca.pem"
+
+// Config of a Zone.
+type Config struct {
+	// Name of the zone, an RFC 1035 label, fixed once it has joined. Required.
+	Name string
+	// DataDir holds the state, keys and certificates. Required.
+	DataDir string
+	// Listen is the address for agents and Envoys, default ":5678".
+	Listen string
+	// Names are further DNS names and addresses under which agents reach the zone.
+	Names []string
+	// XDSAddress tells Envoys where to connect; empty: where their agent dialled.
+	XDSAddress string
+	// Global is the host:port of global; empty runs without.
+	Global string
+	// GlobalCA is a file with the authorities of global's certificate; empty: the system's.
+	GlobalCA string
+	// TokenFile holds the zone's token for global, read again at each dial.
+	TokenFile string
+	// Resources is a folder of manifests that the zone owns; empty for none.
+	Resources string
+	// MetricsAddress serves /metrics, /healthz and /readyz; empty serves none.
+	MetricsAddress string
+	// ProxyLease is how long a proxy that is gone is remembered, default DefaultLease.
+	ProxyLease time.Duration
+	// RestartGrace is how long proxies known from disk count as connected after a
+	// restart of the zone, default DefaultGrace.
+	RestartGrace time.Duration
+	// Doubt is how long a mass disappearance is not believed, default DefaultDoubt.
+	Doubt time.Duration
+	// Version of the software, for people.
+	Version string
+	// Log, default discards.
+	Log *slog.Logger
+}
+
+// Zone is a zone control plane for machines and VMs.
+type Zone struct {
+	cfg      Config
+	log      *slog.Logger
+	registry *prometheus.Registry
+	tls      *serverca.Authority
+	reload   chan struct{}
+	ready    chan struct{}
+	address  net.Addr
+}
+
+// New checks the configuration. It does no I/O; Run does.
+func New(cfg Config) (*Zone, error) {
+	if problems := mesh.ValidateResource(mesh.Resource{Key: mesh.Key{Kind: mesh.KindZone, Name: cfg.Name}}, &mesh.Zone{}); len(problems) > 0 {
+		return nil, fmt.Errorf("zone name: %w", problems)
+	}
+	if cfg.DataDir == "" {
+		return nil, errors.New("a data directory is required")
+	}
+	if cfg.Global != "" && cfg.TokenFile == "" {
+		return nil, errors.New("to connect to global a token file is required")
+	}
+	if cfg.Listen == "" {
+		cfg.Listen = ":5678"
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	for _, d := range []struct {
+		value *time.Duration
+		def   time.Duration
+		name  string
+	}{{&cfg.ProxyLease, DefaultLease, "proxy lease"}, {&cfg.RestartGrace, DefaultGrace, "restart grace"}, {&cfg.Doubt, DefaultDoubt, "doubt"}} {
+		if *d.value < 0 {
+			return nil, fmt.Errorf("%s: %s must not be negative", d.name, *d.value)
+		}
+		if *d.value == 0 {
+			*d.value = d.def
+		}
+	}
+	names := append([]string(nil), cfg.Names...)
+	host, _, err := net.SplitHostPort(cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen address: %w", err)
+	}
+	if ip := net.ParseIP(host); host != "" && (ip == nil || !ip.IsUnspecified()) {
+		names = append(names, host)
+	}
+	authority, err := serverca.New(serverca.Config{Dir: filepath.Join(cfg.DataDir, "tls"), Names: names,
+		CommonName: "Tombolo zone " + cfg.Name, Logger: cfg.Log})
+	if err != nil {
+		return nil, fmt.Errorf("server certificate: %w", err)
+	}
+	return &Zone{cfg: cfg, log: cfg.Log, registry: prometheus.NewRegistry(), tls: authority,
+		reload: make(chan struct{}, 1), ready: make(chan struct{})}, nil
+}
+
+// Reload reads the folder of resources again.
+func (z *Zone) Reload() { ring(z.reload) }
+
+// Ready is closed once the zone serves.
+func (z *Zone) Ready() <-chan struct{} { return z.ready }
+
+// Address where the zone listens for agents and Envoys; valid once it is ready.
+func (z *Zone) Address() net.Addr { return z.address }
+
+// Run serves until ctx ends. It starts and serves from its disk, whether global
+// can be reached or not.
+func (z *Zone) Run(ctx context.Context) error {
+	if err := os.MkdirAll(z.cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("zone: %w", err)
+	}
+	file, err := disk.Open(disk.Config{Dir: z.cfg.DataDir, Zone: z.cfg.Name})
+	if err != nil {
+		return fmt.Errorf("zone: %w", err)
+	}
+	defer file.Close()
+	if err := z.tls.Load(); err != nil {
+		return fmt.Errorf("zone: server certificate: %w", err)
+	}
+	caPath := filepath.Join(z.cfg.DataDir, CAFile)
+	if err := os.WriteFile(caPath, z.tls.CAPEM(), 0o644); err != nil {
+		return fmt.Errorf("zone: %w", err)
+	}
+	p, err := z.assemble(file)
+	if err != nil {
+		return fmt.Errorf("zone: %w", err)
+	}
+	listener, err := listen(ctx, z.cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("zone: %w", err)
+	}
+	z.address = listener.Addr()
+	g, ctx := errgroup.WithContext(ctx)
+	if z.cfg.MetricsAddress != "" {
+		if err := z.serveHTTP(ctx, g, p); err != nil {
+			return errors.Join(fmt.Errorf("zone: %w", err), listener.Close())
+		}
+	}
+	g.Go(func() error { return p.engine.run(ctx) })
+	g.Go(func() error { return z.tls.Run(ctx) })
+	g.Go(func() error { return z.files(ctx, p.engine) })
+	g.Go(func() error {
+		// Proxies are served once everything that the disk holds is published.
+		if err := p.engine.do(ctx.Done(), func(*batch) {}); err != nil {
+			return errors.Join(listener.Close(), ignoreStop(err))
+		}
+		z.log.Info("zone serves", "zone", z.cfg.Name, "address", z.address.String(), "ca", caPath, "rev", int64(p.engine.position.Load().Revision))
+		close(z.ready)
+		return p.server.Serve(listener)
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		p.agents.Close()
+		p.server.Stop()
+		return nil
+	})
+	if p.client != nil {
+		g.Go(func() error { return p.client.Run(ctx) })
+	}
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("zone: %w", err)
+	}
+	return nil
+}
+
+func ignoreStop(err error) error {
+	if errors.Is(err, errStopped) || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// files loads the folder of resources, and again when asked to.
+func (z *Zone) files(ctx context.Context, e *engine) error {
+	for {
+		if z.cfg.Resources != "" {
+			if err := e.loadFiles(ctx.Done(), z.cfg.Resources); err != nil {
+				return ignoreStop(err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-z.reload:
+		}
+	}
+}
+
+// parts are what a running zone consists of.
+type parts struct {
+	engine *engine
+	agents *universal.Server
+	client *zonesync.Client
+	server *grpc.Server
+	xds    *delta.Server
+}
+
+func (z *Zone) assemble(file *disk.File) (*parts, error) {
+	p := &parts{}
+	var err error
+	p.xds = delta.New(delta.Config{
+		Authorize:  func(ctx context.Context, node *corev3.Node) (string, error) { return p.engine.authorize(ctx, node) },
+		OnProgress: func(group string) { p.engine.tracker.onProgress(group) },
+		Log:        z.log, Registerer: z.registry,
+	})
+	p.engine, err = newEngine(engineConfig{
+		zone: z.cfg.Name, disk: file, delta: p.xds, lease: z.cfg.ProxyLease, grace: z.cfg.RestartGrace, doubt: z.cfg.Doubt,
+		linked:        func() bool { return p.client != nil && p.client.Connected() },
+		tokensChanged: func() { p.agents.Recheck() },
+		log:           z.log, registerer: z.registry,
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.agents = universal.New(universal.Config{Zone: z.cfg.Name, Proxies: members{p.engine}, Verifier: p.engine.verifier,
+		XDSAddress: z.cfg.XDSAddress, Log: z.log, Registerer: z.registry})
+	if z.cfg.Global != "" {
+		if p.client, err = z.dialGlobal(p.engine); err != nil {
+			return nil, err
+		}
+	}
+	p.server = newServer(z.tls.TLS(), p.agents, p.xds)
+	return p, nil
+}
+
+func (z *Zone) dialGlobal(e *engine) (*zonesync.Client, error) {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
+	if z.cfg.GlobalCA != "" {
+		text, err := os.ReadFile(z.cfg.GlobalCA)
+		if err != nil {
+			return nil, fmt.Errorf("global's authorities: %w", err)
+		}
+		cfg.RootCAs = x509.NewCertPool()
+		if !cfg.RootCAs.AppendCertsFromPEM(text) {
+			return nil, fmt.Errorf("global's authorities: %s has no certificate", z.cfg.GlobalCA)
+		}
+	}
+	return zonesync.New(zonesync.Config{
+		Zone: z.cfg.Name, Address: z.cfg.Global, TLS: cfg, Token: z.token,
+		Replica: &replica{e: e}, Facts: e.facts, Reports: e.tracker, Inspector: inspector{e},
+		Identities: e.identities, Instance: token.NewID(), Version: z.cfg.Version, Log: z.log, Registerer: z.registry,
+	}), nil
+}
+
+func (z *Zone) token() (string, error) {
+	const maxToken = 16 << 10
+	info, err := os.Stat(z.cfg.TokenFile)
+	if err != nil {
+		return "", err
+	}
+	if info.Size() > maxToken {
+		return "", fmt.Errorf("%s has %d bytes, at most %d are allowed", z.cfg.TokenFile, info.Size(), maxToken)
+	}
+	text, err := os.ReadFile(z.cfg.TokenFile)
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(string(text)), nil
+}
+
+// serveHTTP serves metrics and health.
+func (z *Zone) serveHTTP(ctx context.Context, g *errgroup.Group, p *parts) error {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", z.cfg.MetricsAddress)
+	if err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	server := &http.Server{Handler: z.handler(p), ReadHeaderTimeout: 5 * time.Second}
+	g.Go(func() error {
+		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("metrics: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		return server.Close()
+	})
+	return nil
+}
