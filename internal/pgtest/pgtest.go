@@ -37,6 +37,9 @@ var ErrAbsent = errors.New("PostgreSQL 15 or later was not found in PATH or /usr
 type Server struct {
 	// DSN of the database "tombolo", password included.
 	DSN string
+	// SocketDSN is the same through a Unix socket, which also reaches it from
+	// another network namespace.
+	SocketDSN string
 
 	dir, bin, password string
 	port               int
@@ -96,6 +99,8 @@ func Launch(ctx context.Context, dir string) (s *Server, err error) {
 		}
 	}
 	s.DSN = s.dsn("tombolo")
+	socket := url.Values{"host": {s.dir}, "port": {strconv.Itoa(s.port)}, "sslmode": {"disable"}}
+	s.SocketDSN = (&url.URL{Scheme: "postgres", User: url.UserPassword(user, s.password), Path: "/tombolo", RawQuery: socket.Encode()}).String()
 	if _, err := s.CreateDatabase(ctx, "tombolo"); err != nil {
 		return nil, errors.Join(err, s.Stop())
 	}

@@ -303,3 +303,11 @@ func TestCompactionEmptiesTheTable(t *testing.T) {
 	}
 	exec(t, dsn, "do $$ begin assert (select array_agg(revision order by revision) from changes) = array[4, 5]::bigint[]; end $$")
 }
+
+func TestUnixSocket(t *testing.T) {
+	server := pgtest.Start(t)
+	s := openWith(t, server.SocketDSN, 5*time.Second)
+	if _, err := s.Write(t.Context(), "user:test", []store.Op{op("a", `1`)}); err != nil {
+		t.Fatal(err)
+	}
+}
