@@ -1,41 +1,265 @@
 package delta
 
-// Set is an immutable set of resources. Build one with NewSet.
-type Set struct{}
+import (
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
 
-// NewSet indexes resources by type and name; a later duplicate of a name wins.
-func NewSet(resources []*Resource) *Set { panic("not implemented") }
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
 
 // Server serves delta ADS.
-type Server struct{}
+//
+// One lock guards all state: what is done under it is a few map operations per
+// request or response. Responses are encoded and sent, and callbacks called,
+// without it.
+type Server struct {
+	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
+	cfg     Config
+	metrics *metrics
+
+	mu       sync.Mutex
+	nodes    map[string]*node
+	groups   map[string]*group
+	waiting  map[string]chan struct{} // closed when the node is assigned
+	streams  int
+	proven   map[proof]struct{}
+	memo     []memo
+	events   []func()
+	flushing bool
+}
+
+// proof is a version of a resource that some Envoy has accepted.
+type proof struct {
+	Key
+	version string
+}
+
+// maxProven bounds the memory of accepted versions; beyond it they are proven anew.
+const maxProven = 1 << 18
+
+// node is what the server knows of one proxy, connected or not.
+type node struct {
+	id       string
+	group    *group
+	own      *Set
+	stream   *stream // nil when not connected
+	rejected map[Key]*Rejection
+}
 
 // New makes a server; it starts nothing. Register it with
 // discoveryv3.RegisterAggregatedDiscoveryServiceServer.
-func New(cfg Config) *Server { panic("not implemented") }
+func New(cfg Config) *Server {
+	if cfg.ClustersTimeout <= 0 {
+		cfg.ClustersTimeout = time.Second
+	}
+	if cfg.MaxStreams <= 0 {
+		cfg.MaxStreams = 20000
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Server{
+		cfg: cfg, metrics: newMetrics(cfg.Registerer),
+		nodes: map[string]*node{}, groups: map[string]*group{}, waiting: map[string]chan struct{}{}, proven: map[proof]struct{}{},
+	}
+}
 
 // Publish gives a group its newest layers: a node of the group sees their union
-// with its own set. Layers are compared by pointer first, so pass the same *Set
+// with its own set. Where a name is in several, a node's own set wins, then the
+// last layer. Layers are compared by pointer first, so pass the same *Set
 // when it did not change. Mark is an opaque growing number (the zone's revision);
 // publishing what is equal to the last publication affects nobody and settles at once.
 // Urgent publications (an endpoint removed, a permission tightened) overtake others
-// in the queues of streams.
-func (s *Server) Publish(group string, mark int64, urgent bool, layers ...*Set) { panic("not implemented") }
+// in the queues of streams: their endpoints, secrets and extension configurations
+// go first and wait for no cluster.
+//
+// A group that was never published sends nothing to its nodes: an Envoy that
+// reconnects to a zone that is still starting keeps what it has.
+func (s *Server) Publish(group string, mark int64, urgent bool, layers ...*Set) {
+	s.mu.Lock()
+	g := s.group(group)
+	g.publish(mark, urgent, slices.Clone(layers), time.Now())
+	s.mu.Unlock()
+	s.flush()
+}
 
 // Assign puts a node into a group and gives it resources of its own (may be nil).
-func (s *Server) Assign(node, group string, own *Set) { panic("not implemented") }
+func (s *Server) Assign(node, group string, own *Set) {
+	s.mu.Lock()
+	s.assign(node, s.group(group), own)
+	s.mu.Unlock()
+	s.flush()
+}
+
+func (s *Server) assign(id string, g *group, own *Set) {
+	n := s.nodes[id]
+	if n == nil {
+		n = &node{id: id, group: g, own: own, rejected: map[Key]*Rejection{}}
+		s.nodes[id] = n
+		g.members++
+		if c := s.waiting[id]; c != nil {
+			close(c)
+			delete(s.waiting, id)
+		}
+		return
+	}
+	keys := n.own.Diff(own)
+	n.own = own
+	st := n.stream
+	if old := n.group; old != g {
+		old.members--
+		n.group = g
+		g.members++
+		if st != nil {
+			old.leave(st)
+			g.join(st)
+			st.rescan()
+		}
+		s.drop(old)
+	}
+	if st != nil {
+		for _, k := range keys {
+			st.mark(k, false)
+		}
+		st.wakeUp()
+	}
+}
 
 // Unassign forgets a node; its stream, if any, is ended.
-func (s *Server) Unassign(node string) { panic("not implemented") }
+func (s *Server) Unassign(node string) {
+	s.mu.Lock()
+	if n := s.nodes[node]; n != nil {
+		delete(s.nodes, node)
+		n.group.members--
+		if n.stream != nil {
+			n.group.leave(n.stream)
+			n.stream.end(status.Errorf(codes.Unavailable, "node %q is not assigned any more", node))
+			n.stream = nil
+			s.connected(node, false)
+		}
+		s.drop(n.group)
+	}
+	s.mu.Unlock()
+	s.flush()
+}
+
+// drop forgets a group that has neither nodes nor content.
+func (s *Server) drop(g *group) {
+	if g.members == 0 && !g.published {
+		delete(s.groups, g.name)
+	}
+}
+
+// Retire forgets a group that has no nodes, with what was published to it.
+// A group with nodes stays.
+func (s *Server) Retire(group string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if g := s.groups[group]; g != nil && g.members == 0 {
+		delete(s.groups, group)
+	}
+}
+
+func (s *Server) group(name string) *group {
+	g := s.groups[name]
+	if g == nil {
+		g = &group{name: name, server: s, streams: map[*stream]struct{}{}}
+		s.groups[name] = g
+	}
+	return g
+}
 
 // Progress of a group: every publication that is not settled, oldest first, and
 // the ones settled since the last call.
-func (s *Server) Progress(group string) []Progress { panic("not implemented") }
+//
+// A node counts while it is connected: one that leaves is taken out of every
+// unsettled publication, one that connects joins them all. A node is done with a
+// publication when it answered everything that was published up to it or later.
+// At most 128 publications are kept unsettled (and as many settled ones for the
+// next call): beyond that the oldest is dropped, and settles with the next mark.
+func (s *Server) Progress(group string) []Progress {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if g := s.groups[group]; g != nil {
+		return g.progress()
+	}
+	return nil
+}
 
 // InSync reports whether a node is connected and has ACKed all that its group has.
-func (s *Server) InSync(node string) bool { panic("not implemented") }
+func (s *Server) InSync(node string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.nodes[node]
+	return n != nil && n.stream != nil && len(n.rejected) == 0 && n.stream.isSettled()
+}
 
 // Connected counts nodes with an open stream.
-func (s *Server) Connected() int { panic("not implemented") }
+func (s *Server) Connected() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	count := 0
+	for _, g := range s.groups {
+		count += len(g.streams)
+	}
+	return count
+}
 
-// Rejections in force: resources that some node refuses now.
-func (s *Server) Rejections() []Rejection { panic("not implemented") }
+// Rejections in force: resources that some node refuses now, sorted by node, type
+// and name. What a node refused is forgotten when the resource changes or goes,
+// and when a fresh Envoy takes the node's place.
+func (s *Server) Rejections() []Rejection {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []Rejection
+	for _, n := range s.nodes {
+		for _, r := range n.rejected {
+			list = append(list, *r)
+		}
+	}
+	slices.SortFunc(list, compareRejections)
+	return list
+}
+
+func (s *Server) prove(k Key, version string) {
+	if version == "" {
+		return
+	}
+	if len(s.proven) >= maxProven {
+		clear(s.proven)
+	}
+	s.proven[proof{k, version}] = struct{}{}
+}
+
+// connected queues the callback that tells so.
+func (s *Server) connected(node string, is bool) {
+	if s.cfg.OnConnect != nil {
+		s.events = append(s.events, func() { s.cfg.OnConnect(node, is) })
+	}
+}
+
+// flush calls queued callbacks in order, without the lock. A callback may call
+// the server; what that queues is called by the flush that is running.
+func (s *Server) flush() {
+	s.mu.Lock()
+	if s.flushing {
+		s.mu.Unlock()
+		return
+	}
+	s.flushing = true
+	for len(s.events) > 0 {
+		events := s.events
+		s.events = nil
+		s.mu.Unlock()
+		for _, call := range events {
+			call()
+		}
+		s.mu.Lock()
+	}
+	s.flushing = false
+	s.mu.Unlock()
+}

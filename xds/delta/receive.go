@@ -1,0 +1,284 @@
+package delta
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// handle takes in one request: a subscription, an answer, or both at once.
+func (s *Server) handle(st *stream, req *discoveryv3.DeltaDiscoveryRequest) error {
+	if err := check(req); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	err := st.handle(req, time.Now())
+	st.wakeUp()
+	s.mu.Unlock()
+	s.flush()
+	return err
+}
+
+func check(req *discoveryv3.DeltaDiscoveryRequest) error {
+	if req.TypeUrl == "" || len(req.TypeUrl) > maxName {
+		return status.Errorf(codes.InvalidArgument, "type_url: 1 to %d bytes, got %d", maxName, len(req.TypeUrl))
+	}
+	for field, names := range map[string][]string{
+		"resource_names_subscribe": req.ResourceNamesSubscribe, "resource_names_unsubscribe": req.ResourceNamesUnsubscribe,
+	} {
+		if len(names) > maxNames {
+			return status.Errorf(codes.InvalidArgument, "%s: %d names, at most %d are taken at once", field, len(names), maxNames)
+		}
+		for _, name := range names {
+			if len(name) > maxName {
+				return status.Errorf(codes.InvalidArgument, "%s: a name of %d bytes, at most %d are taken", field, len(name), maxName)
+			}
+		}
+	}
+	if n := len(req.InitialResourceVersions); n > maxSubscribe {
+		return status.Errorf(codes.InvalidArgument, "initial_resource_versions: %d, at most %d are taken", n, maxSubscribe)
+	}
+	return nil
+}
+
+func (st *stream) handle(req *discoveryv3.DeltaDiscoveryRequest, now time.Time) error {
+	if st.reason != nil {
+		return st.reason
+	}
+	t := st.types[req.TypeUrl]
+	first := t == nil
+	if first {
+		if len(st.types) == maxTypes {
+			return status.Errorf(codes.InvalidArgument, "type_url: more than %d types", maxTypes)
+		}
+		t = newTypeState(req.TypeUrl)
+		st.types[req.TypeUrl] = t
+		st.order = append(st.order, req.TypeUrl)
+		slices.SortStableFunc(st.order, func(a, b string) int { return rank(a) - rank(b) })
+		st.greeted(t, req)
+	}
+	if err := st.subscribe(t, req, first); err != nil {
+		return err
+	}
+	if req.ResponseNonce != "" {
+		if f := t.land(req.ResponseNonce); f != nil {
+			st.answered(t, f, req, now)
+		}
+	}
+	return nil
+}
+
+// rank is the order of types whose NACKs name nothing, routes before what they may use.
+func rank(typeURL string) int {
+	switch typeURL {
+	case endpointType:
+		return 0
+	case secretType:
+		return 1
+	case routeType:
+		return 2
+	case extensionType:
+		return 3
+	}
+	return 4
+}
+
+// greeted takes in what the proxy has from an earlier stream. Without anything it
+// is a fresh one, which may accept what the one before it refused.
+func (st *stream) greeted(t *typeState, req *discoveryv3.DeltaDiscoveryRequest) {
+	if len(req.InitialResourceVersions) == 0 {
+		for k := range st.node.rejected {
+			if k.TypeURL == t.typeURL {
+				delete(st.node.rejected, k)
+			}
+		}
+	}
+	for name, version := range req.InitialResourceVersions {
+		if version == "" || len(name) > maxName {
+			version = unknown
+		}
+		t.over[name] = version
+		st.server.proveCurrent(st.view(), Key{t.typeURL, name}, version)
+	}
+}
+
+// proveCurrent notes a version that some Envoy runs, if it is one that we serve:
+// a peer cannot fill the memory with inventions.
+func (s *Server) proveCurrent(v *view, k Key, version string) {
+	if v.version(k.TypeURL, k.Name) == version {
+		s.prove(k, version)
+	}
+}
+
+// subscribe applies the names of a request. An empty first one for clusters or
+// listeners means all of them, as "*" does.
+func (st *stream) subscribe(t *typeState, req *discoveryv3.DeltaDiscoveryRequest, first bool) error {
+	wildcard := t.wildcard
+	if first && !t.named && len(req.ResourceNamesSubscribe) == 0 {
+		t.wildcard = true
+	}
+	for _, name := range req.ResourceNamesSubscribe {
+		if name == "*" {
+			t.wildcard = true
+		}
+	}
+	for _, name := range req.ResourceNamesUnsubscribe {
+		st.unsubscribe(t, name)
+	}
+	v := st.view()
+	for _, name := range req.ResourceNamesSubscribe {
+		if name == "*" {
+			continue
+		}
+		if r := v.get(t.typeURL, name); r != nil {
+			name = r.Name // shares the memory of the name
+		}
+		t.names[name] = struct{}{}
+		if len(t.names) > maxSubscribe {
+			return status.Errorf(codes.ResourceExhausted, "resource_names_subscribe: more than %d names of %s", maxSubscribe, t.typeURL)
+		}
+		if _, told := req.InitialResourceVersions[name]; !first || !told {
+			// Asked anew: it is owed an answer, whatever it has.
+			t.over[name] = unknown
+			put(&t.force, name)
+			delete(st.node.rejected, Key{t.typeURL, name})
+		}
+		t.mark(name, false)
+	}
+	if t.wildcard && !wildcard {
+		t.greet = len(req.InitialResourceVersions) == 0
+		t.scan(v)
+	}
+	if first {
+		for name := range t.over {
+			if !t.subscribed(name) {
+				delete(t.over, name)
+			}
+		}
+	}
+	return nil
+}
+
+func (st *stream) unsubscribe(t *typeState, name string) {
+	if name == "*" {
+		t.wildcard = false
+		for dirty := range t.dirty {
+			if !t.subscribed(dirty) {
+				t.clean(dirty)
+			}
+		}
+		return
+	}
+	delete(t.names, name)
+	if t.wildcard {
+		t.mark(name, false)
+		return
+	}
+	t.clean(name)
+	delete(t.over, name)
+	delete(t.alone, name)
+	delete(t.flying, name)
+	delete(st.node.rejected, Key{t.typeURL, name})
+}
+
+// answered books an ACK or a NACK.
+func (st *stream) answered(t *typeState, f *flight, req *discoveryv3.DeltaDiscoveryRequest, now time.Time) {
+	s := st.server
+	s.metrics.acks.WithLabelValues(short(t.typeURL)).Observe(now.Sub(f.sent).Seconds())
+	if req.ErrorDetail == nil {
+		for name, version := range f.items {
+			st.accepted(t, name, version)
+		}
+		if t.limit > 0 {
+			t.limit *= 2
+		}
+		if st.seen == st.node.group.version {
+			st.settle(now)
+		}
+		return
+	}
+	s.metrics.nacks.WithLabelValues(short(t.typeURL)).Inc()
+	reason := req.ErrorDetail.GetMessage()
+	if len(reason) > maxReason {
+		reason = strings.ToValidUTF8(reason[:maxReason], "")
+	}
+	names := make([]string, 0, len(f.items))
+	for name, version := range f.items {
+		if version != "" {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	var bad map[string]string
+	switch {
+	case !t.named:
+		bad = blamed(req.ErrorDetail.GetMessage(), names)
+	}
+	if len(bad) == 0 && len(names) == 1 {
+		bad = map[string]string{names[0]: reason}
+	}
+	if len(bad) == 0 {
+		st.doubt(t, names, reason)
+		names = nil
+	}
+	for _, name := range names {
+		if words, refused := bad[name]; refused {
+			st.refused(t, name, f.items[name], words)
+		} else {
+			st.accepted(t, name, f.items[name])
+		}
+	}
+	for name, version := range f.items {
+		if version == "" && (len(bad) > 0 || !t.named) {
+			t.over[name] = ""
+			t.mark(name, false)
+		}
+	}
+}
+
+func (st *stream) accepted(t *typeState, name, version string) {
+	if !t.subscribed(name) {
+		return
+	}
+	t.over[name] = version
+	delete(t.alone, name)
+	st.server.proveCurrent(st.view(), Key{t.typeURL, name}, version)
+	t.mark(name, false)
+}
+
+// doubt sends resources again in smaller responses: one of them is bad, and which
+// of the others were applied is not known.
+func (st *stream) doubt(t *typeState, names []string, reason string) {
+	st.server.cfg.Log.Warn("proxy refused a response, sending its resources apart", "node", st.node.id,
+		"type", short(t.typeURL), "resources", len(names), "reason", reason, "mark", st.node.group.mark)
+	for _, name := range names {
+		if t.named {
+			put(&t.alone, name)
+		}
+		if t.subscribed(name) {
+			t.over[name] = unknown
+			t.mark(name, false)
+		}
+	}
+	if !t.named {
+		t.limit = max(1, len(names)/2)
+	}
+}
+
+// refused keeps a rejection: the version is not sent again until it changes.
+func (st *stream) refused(t *typeState, name, version, reason string) {
+	if len(reason) > maxReason {
+		reason = strings.ToValidUTF8(reason[:maxReason], "")
+	}
+	k := Key{t.typeURL, name}
+	st.node.rejected[k] = &Rejection{Node: st.node.id, TypeURL: t.typeURL, Resource: name, Version: version, Reason: reason}
+	delete(st.server.proven, proof{k, version})
+	st.server.cfg.Log.Warn("proxy refused a resource", "node", st.node.id, "type", short(t.typeURL), "resource", name,
+		"reason", reason, "mark", st.node.group.mark)
+	t.mark(name, false)
+	st.node.group.notify(false)
+}

@@ -1,0 +1,377 @@
+package delta
+
+import (
+	"slices"
+	"strconv"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// Bounds of what is sent.
+const (
+	maxResponse = 1 << 20 // bytes of resources in a response, unless one is larger
+	maxFlights  = 32      // unanswered responses of a type without names in its NACKs
+	maxExpired  = 64      // unanswered CDS responses that are remembered
+	// perCluster is added to the timeout of a CDS response for each cluster: warming takes its time.
+	perCluster = 2 * time.Millisecond
+)
+
+// next decides what is sent now, or until when to wait (zero: until woken).
+func (st *stream) next(now time.Time) (*discoveryv3.DeltaDiscoveryResponse, time.Time) {
+	if !st.node.group.published {
+		return nil, time.Time{}
+	}
+	st.catchUp()
+	until := st.expire(now)
+	t, f := st.choose(now, &until)
+	if f == nil {
+		st.settle(now)
+		return nil, until
+	}
+	return st.launch(t, f, now), time.Time{}
+}
+
+// catchUp marks what was published since the stream last looked.
+func (st *stream) catchUp() {
+	g := st.node.group
+	if !g.since(st.seen, func(k Key, urgent bool) { st.mark(k, urgent) }) {
+		st.rescan()
+	}
+	st.seen = g.version
+}
+
+// choose picks the first response in the order make-before-break. Clusters come
+// first and with them their endpoints; what names clusters waits until the new
+// ones are ACKed; what is gone goes last, clusters after everything that named them.
+func (st *stream) choose(now time.Time, until *time.Time) (*typeState, *flight) {
+	for _, typeURL := range []string{endpointType, secretType, extensionType} {
+		if t := st.types[typeURL]; t != nil && len(t.urgent) > 0 && t.live() < maxFlights {
+			if f := st.collect(t, func(name string, a action) bool { _, ok := t.urgent[name]; return ok && a == add }); f != nil {
+				return t, f
+			}
+		}
+	}
+	if t, f := st.clusters(); f != nil {
+		return t, f
+	}
+	makes := func(_ string, a action) bool { return a == add || a == deny }
+	for _, typeURL := range []string{endpointType, secretType} {
+		if t := st.types[typeURL]; t != nil && t.live() < maxFlights {
+			if f := st.collect(t, makes); f != nil {
+				return t, f
+			}
+		}
+	}
+	if wait, closed := st.clustersPending(now); closed {
+		*until = earlier(*until, wait)
+	} else if t, f := st.referrers(makes); f != nil {
+		return t, f
+	}
+	return st.removals(now, until)
+}
+
+// clusters are sent one response at a time, and halves of one that stayed unanswered.
+func (st *stream) clusters() (*typeState, *flight) {
+	t := st.types[clusterType]
+	if t == nil {
+		return nil, nil
+	}
+	for len(t.retry) > 0 {
+		b := t.retry[0]
+		t.retry = t.retry[1:]
+		f := &flight{items: map[string]string{}, depth: b.depth}
+		for _, name := range b.names {
+			if a, r := st.assess(t, name); a == add {
+				f.add(t, r)
+			} else if a != nothing {
+				t.mark(name, false)
+			}
+		}
+		if len(f.items) > 0 {
+			return t, f
+		}
+	}
+	if t.live() > 0 {
+		return nil, nil
+	}
+	f := st.collect(t, func(_ string, a action) bool { return a == add || a == deny })
+	if f == nil && t.greet {
+		f = &flight{items: map[string]string{}}
+	}
+	return t, f
+}
+
+// clustersPending says whether new clusters are on their way, and until when to
+// wait for them at most.
+func (st *stream) clustersPending(now time.Time) (time.Time, bool) {
+	t := st.types[clusterType]
+	if t == nil {
+		return time.Time{}, false
+	}
+	for _, f := range t.flights {
+		if limit := f.sent.Add(st.allowance(len(f.items))); !f.expired && now.Before(limit) {
+			if f.fresh {
+				return limit, true
+			}
+			for _, name := range t.marks() {
+				if a, _ := st.assess(t, name); a == add && t.flying[name] == nil && t.has(name) == "" {
+					return limit, true
+				}
+			}
+		}
+	}
+	return time.Time{}, false
+}
+
+func (st *stream) allowance(clusters int) time.Duration {
+	return st.server.cfg.ClustersTimeout + time.Duration(clusters)*perCluster
+}
+
+// referrers are the types whose resources name clusters, and every other type.
+func (st *stream) referrers(makes func(string, action) bool) (*typeState, *flight) {
+	if t := st.types[listenerType]; t != nil && t.live() == 0 {
+		// Envoy removes before it adds: an address can move in one response.
+		if f := st.collect(t, func(string, action) bool { return true }); f != nil {
+			return t, f
+		}
+		if t.greet {
+			return t, &flight{items: map[string]string{}}
+		}
+	}
+	for _, typeURL := range st.order {
+		if t := st.types[typeURL]; t.named && t.live() < maxFlights {
+			if f := st.collect(t, makes); f != nil {
+				return t, f
+			}
+			if t.greet {
+				return t, &flight{items: map[string]string{}}
+			}
+		}
+	}
+	return nil, nil
+}
+
+// removals of clusters wait until nothing that may have named them is unanswered,
+// for the timeout at most; those of named types, which Envoy gives up by itself
+// when nothing refers to them, come after.
+func (st *stream) removals(now time.Time, until *time.Time) (*typeState, *flight) {
+	gone := func(_ string, a action) bool { return a == remove }
+	if t := st.types[clusterType]; t != nil && len(t.dirty) > 0 {
+		busy := false
+		for _, other := range st.types {
+			switch other.typeURL {
+			case listenerType, routeType, extensionType:
+				busy = busy || st.making(other)
+			}
+		}
+		if busy && st.holding.IsZero() {
+			st.holding = now
+		}
+		if limit := st.holding.Add(st.server.cfg.ClustersTimeout); busy && now.Before(limit) {
+			*until = earlier(*until, limit)
+			return nil, nil
+		}
+		if t.live() > 0 {
+			return nil, nil
+		}
+		if f := st.collect(t, gone); f != nil {
+			st.holding = time.Time{}
+			return t, f
+		}
+	}
+	st.holding = time.Time{}
+	for _, typeURL := range []string{clusterType, listenerType} {
+		if t := st.types[typeURL]; t != nil && !t.idle() && t.live() > 0 {
+			return nil, nil
+		}
+	}
+	for _, typeURL := range st.order {
+		if t := st.types[typeURL]; t.named && t.live() < maxFlights {
+			if f := st.collect(t, gone); f != nil {
+				return t, f
+			}
+		}
+	}
+	return nil, nil
+}
+
+// making says that additions of a type are unsent or unanswered.
+func (st *stream) making(t *typeState) bool {
+	if t.live() > 0 {
+		return true
+	}
+	for name := range t.dirty {
+		if a, _ := st.assess(t, name); a == add {
+			return true
+		}
+	}
+	return false
+}
+
+// collect fills a response with dirty names that are accepted, and forgets those
+// that need nothing. A type whose NACK names nothing carries one resource that no
+// Envoy has accepted yet, or any number that some have.
+func (st *stream) collect(t *typeState, accept func(string, action) bool) *flight {
+	f := &flight{items: map[string]string{}}
+	size := 0
+	for _, name := range t.marks() {
+		if _, ok := t.dirty[name]; !ok {
+			continue
+		}
+		a, r := st.assess(t, name)
+		if a == nothing {
+			t.clean(name)
+			continue
+		}
+		if !accept(name, a) {
+			continue
+		}
+		if a != add {
+			f.items[name] = ""
+			f.removed = append(f.removed, name)
+			t.clean(name)
+			continue
+		}
+		single := t.named && st.single(t, r)
+		if single && len(f.items) > 0 || len(f.resources) > 0 && size+len(r.Body) > maxResponse {
+			if single {
+				continue
+			}
+			break
+		}
+		f.add(t, r)
+		t.clean(name)
+		size += len(r.Body)
+		if single || len(f.items) == t.limit {
+			break
+		}
+	}
+	if len(f.items) == 0 {
+		return nil
+	}
+	return f
+}
+
+func (st *stream) single(t *typeState, r *Resource) bool {
+	if _, ok := t.alone[r.Name]; ok {
+		return true
+	}
+	_, ok := st.server.proven[proof{Key{t.typeURL, r.Name}, r.Version}]
+	return !ok
+}
+
+func (f *flight) add(t *typeState, r *Resource) {
+	if t.flying[r.Name] == nil && t.has(r.Name) == "" {
+		f.fresh = true
+	}
+	f.items[r.Name] = r.Version
+	f.resources = append(f.resources, r)
+}
+
+// launch books a flight and assembles its response around the shared bytes.
+func (st *stream) launch(t *typeState, f *flight, now time.Time) *discoveryv3.DeltaDiscoveryResponse {
+	st.nonces++
+	f.nonce, f.sent = strconv.FormatInt(st.nonces, 10), now
+	t.greet = false
+	for name := range f.items {
+		t.flying[name] = f
+	}
+	t.flights = append(t.flights, f)
+	resp := &discoveryv3.DeltaDiscoveryResponse{
+		SystemVersionInfo: strconv.FormatInt(st.node.group.mark, 10),
+		TypeUrl:           t.typeURL, Nonce: f.nonce, RemovedResources: f.removed,
+		Resources: make([]*discoveryv3.Resource, len(f.resources)),
+	}
+	for i, r := range f.resources {
+		resp.Resources[i] = &discoveryv3.Resource{Name: r.Name, Version: r.Version, Resource: &anypb.Any{TypeUrl: r.TypeURL, Value: r.Body}}
+	}
+	if t.typeURL == clusterType {
+		f.deadline = now.Add(st.allowance(len(f.items)) << min(f.depth, 6))
+		st.followed(f)
+	}
+	f.resources, f.removed = nil, nil
+	st.server.metrics.pushes.WithLabelValues(short(t.typeURL)).Inc()
+	return resp
+}
+
+// followed has the endpoints of sent clusters sent again: Envoy warms a changed
+// cluster until they come, and does not ask.
+func (st *stream) followed(f *flight) {
+	t := st.types[endpointType]
+	if t == nil {
+		return
+	}
+	for _, r := range f.resources {
+		if r.Endpoints == "" {
+			continue
+		}
+		if _, ok := t.names[r.Endpoints]; ok || t.wildcard {
+			put(&t.force, r.Endpoints)
+			t.mark(r.Endpoints, false)
+		}
+	}
+}
+
+// expire halves CDS responses that nobody answered. While endpoints or secrets are
+// unanswered the clusters have reason to be warming; a single cluster is left to warm.
+func (st *stream) expire(now time.Time) time.Time {
+	t := st.types[clusterType]
+	var until time.Time
+	if t == nil {
+		return until
+	}
+	for _, f := range t.flights {
+		if f.expired {
+			continue
+		}
+		if now.Before(f.deadline) {
+			until = earlier(until, f.deadline)
+			continue
+		}
+		if st.owing(endpointType) || st.owing(secretType) {
+			f.deadline = now.Add(st.server.cfg.ClustersTimeout)
+			until = earlier(until, f.deadline)
+			continue
+		}
+		f.expired = true
+		var names []string
+		for name := range f.items {
+			if t.flying[name] == f {
+				names = append(names, name)
+			}
+		}
+		if len(f.items) < 2 || len(names) == 0 {
+			continue
+		}
+		slices.Sort(names)
+		st.server.cfg.Log.Warn("clusters unanswered, sending halves", "node", st.node.id, "clusters", len(names))
+		for _, name := range names {
+			delete(t.flying, name)
+			t.over[name] = unknown
+		}
+		half := (len(names) + 1) / 2
+		for _, part := range [][]string{names[:half], names[half:]} {
+			if len(part) > 0 {
+				t.retry = append(t.retry, batch{part, f.depth + 1})
+			}
+		}
+	}
+	if len(t.flights) > maxExpired {
+		t.land(t.flights[0].nonce)
+	}
+	return until
+}
+
+func (st *stream) owing(typeURL string) bool {
+	t := st.types[typeURL]
+	return t != nil && (len(t.flights) > 0 || len(t.dirty) > 0)
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,233 @@
+package delta
+
+import (
+	"maps"
+	"slices"
+	"time"
+)
+
+// Types whose order and NACKs need care. Others are served after them.
+const (
+	clusterType   = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+	endpointType  = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+	secretType    = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+	listenerType  = "type.googleapis.com/envoy.config.listener.v3.Listener"
+	routeType     = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+	extensionType = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
+)
+
+// unknown stands for a version when nobody can say what the proxy has: it asked
+// anew, or refused a response that it may have applied in part.
+const unknown = "?"
+
+// typeState is what one stream knows of one type. Its size is bounded by what the
+// node should have and by the names it may subscribe to.
+type typeState struct {
+	typeURL  string
+	named    bool // NACKs of this type name no resource
+	wildcard bool
+	greet    bool // a wildcard was asked for and nothing answered yet
+	names    map[string]struct{}
+
+	// What the proxy has: over, where it has an entry ("" is nothing, or unknown),
+	// else base, what the node should have had when it last had all of it.
+	over map[string]string
+	base *view
+
+	dirty   map[string]struct{} // to be compared
+	sorted  []string            // dirty in order, nil when not built
+	urgent  map[string]struct{} // dirty ones that overtake
+	force   map[string]struct{} // to be sent though equal
+	alone   map[string]struct{} // refused in company: to be sent one by one
+	limit   int                 // resources a response after an unattributed NACK, 0 is no limit
+	flights []*flight           // sent and not answered, in order
+	flying  map[string]*flight  // the last flight of a name
+	retry   []batch
+}
+
+// batch is a part of an unanswered CDS response, to be sent again.
+type batch struct {
+	names []string
+	depth int
+}
+
+// flight is a response on its way.
+type flight struct {
+	nonce     string
+	items     map[string]string // version by name, "" is a removal
+	resources []*Resource
+	removed   []string
+	sent      time.Time
+	deadline  time.Time // of CDS
+	depth     int       // how often it was halved
+	fresh     bool      // has clusters that the proxy did not have
+	expired   bool
+}
+
+func newTypeState(typeURL string) *typeState {
+	return &typeState{
+		typeURL: typeURL, named: typeURL != clusterType && typeURL != listenerType,
+		names: map[string]struct{}{}, over: map[string]string{}, dirty: map[string]struct{}{}, flying: map[string]*flight{},
+	}
+}
+
+func (t *typeState) subscribed(name string) bool {
+	if t.wildcard {
+		return true
+	}
+	_, ok := t.names[name]
+	return ok
+}
+
+// has is the version that the proxy has of a name.
+func (t *typeState) has(name string) string {
+	if v, ok := t.over[name]; ok {
+		return v
+	}
+	if t.base != nil && t.subscribed(name) {
+		return t.base.version(t.typeURL, name)
+	}
+	return ""
+}
+
+func (t *typeState) mark(name string, urgent bool) {
+	if !t.subscribed(name) {
+		return
+	}
+	if _, ok := t.dirty[name]; !ok {
+		t.dirty[name] = struct{}{}
+		t.sorted = nil
+	}
+	if urgent {
+		put(&t.urgent, name)
+	}
+}
+
+func (t *typeState) clean(name string) {
+	delete(t.dirty, name)
+	delete(t.urgent, name)
+	delete(t.force, name)
+}
+
+// marks lists the dirty names in order.
+func (t *typeState) marks() []string {
+	for len(t.sorted) > 0 {
+		if _, ok := t.dirty[t.sorted[0]]; ok {
+			break
+		}
+		t.sorted = t.sorted[1:]
+	}
+	if len(t.sorted) == 0 && len(t.dirty) > 0 {
+		t.sorted = slices.Sorted(maps.Keys(t.dirty))
+	}
+	return t.sorted
+}
+
+// idle says that nothing is to be sent and nothing unanswered.
+func (t *typeState) idle() bool {
+	return len(t.dirty) == 0 && len(t.flights) == 0 && len(t.retry) == 0 && !t.greet
+}
+
+// live counts flights that may still be answered in time.
+func (t *typeState) live() int {
+	n := 0
+	for _, f := range t.flights {
+		if !f.expired {
+			n++
+		}
+	}
+	return n
+}
+
+// land removes the flight with a nonce and returns it, or nil for a nonce that is
+// not on its way. Envoy answers in order: what was sent before and is unanswered
+// is lost.
+func (t *typeState) land(nonce string) *flight {
+	i := slices.IndexFunc(t.flights, func(f *flight) bool { return f.nonce == nonce })
+	if i < 0 {
+		return nil
+	}
+	f := t.flights[i]
+	for _, lost := range t.flights[:i] {
+		for name := range lost.items {
+			if t.flying[name] == lost {
+				delete(t.flying, name)
+				t.over[name] = unknown
+				t.mark(name, false)
+			}
+		}
+	}
+	t.flights = slices.Delete(t.flights, 0, i+1)
+	for name := range f.items {
+		if t.flying[name] == f {
+			delete(t.flying, name)
+		}
+	}
+	return f
+}
+
+// settle replaces what is known name by name with one pointer, shared memory.
+func (t *typeState) settle(v *view) {
+	t.base = v
+	clear(t.alone)
+	if len(t.over) > 0 {
+		t.over = map[string]string{}
+	}
+	if len(t.flying) == 0 {
+		t.flying = map[string]*flight{}
+	}
+	t.sorted, t.limit = nil, 0
+}
+
+func put(set *map[string]struct{}, name string) {
+	if *set == nil {
+		*set = map[string]struct{}{}
+	}
+	(*set)[name] = struct{}{}
+}
+
+// action is what a name needs.
+type action int
+
+const (
+	nothing action = iota
+	add            // the proxy lacks the resource or has another version
+	deny           // it asked for a name that does not exist
+	remove         // it has a resource that is gone
+)
+
+// assess compares what the node should have of a name with what it has or will have.
+func (st *stream) assess(t *typeState, name string) (action, *Resource) {
+	if !t.subscribed(name) {
+		return nothing, nil
+	}
+	v := st.view()
+	r := v.get(t.typeURL, name)
+	version := ""
+	if r != nil {
+		version = r.Version
+	}
+	key := Key{t.typeURL, name}
+	if refused := st.node.rejected[key]; refused != nil {
+		if refused.Version == version {
+			return nothing, nil
+		}
+		delete(st.node.rejected, key)
+	}
+	has := t.has(name)
+	if f := t.flying[name]; f != nil {
+		has = f.items[name]
+	}
+	_, forced := t.force[name]
+	switch {
+	case r == nil && has == "":
+		return nothing, nil
+	case r == nil && has == unknown:
+		return deny, nil
+	case r == nil:
+		return remove, nil
+	case has == version && !forced:
+		return nothing, nil
+	}
+	return add, r
+}

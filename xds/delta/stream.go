@@ -1,0 +1,298 @@
+package delta
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Bounds of what a peer may say.
+const (
+	maxNames     = 10_000 // in a request
+	maxSubscribe = 40_000 // names of a type on a stream, and initial versions
+	maxName      = 1024   // bytes
+	maxTypes     = 16
+	maxReason    = 4096 // bytes kept of a NACK's words
+
+	// assignWait is how long a stream waits for its node to be assigned: an agent
+	// registers right before its Envoy dials.
+	assignWait = 10 * time.Second
+)
+
+// stream is one open stream of a node.
+type stream struct {
+	server  *Server
+	node    *node
+	types   map[string]*typeState
+	order   []string // types, in the order they are served
+	seen    int64    // group version up to which changes are marked
+	done    int64    // group version up to which everything is answered
+	nonces  int64
+	holding time.Time     // since when removals of clusters wait
+	wake    chan struct{} // one token: look again
+	ended   chan struct{}
+	reason  error // set before ended is closed
+	current view  // scratch of view
+	settled *view // what the proxy had when it last had everything
+}
+
+// StreamAggregatedResources refuses the state-of-the-world form.
+func (s *Server) StreamAggregatedResources(discoveryv3.AggregatedDiscoveryService_StreamAggregatedResourcesServer) error {
+	return status.Error(codes.Unimplemented, "only incremental discovery is served: set api_type DELTA_GRPC")
+}
+
+// DeltaAggregatedResources serves one stream until the peer goes, its node is
+// unassigned, or another stream of the node takes its place. It sends; a second
+// goroutine reads, and ends with the stream.
+func (s *Server) DeltaAggregatedResources(peer discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+	if err := s.admit(); err != nil {
+		return err
+	}
+	defer s.dismiss()
+	ctx := peer.Context()
+	first, err := peer.Recv()
+	if err != nil {
+		return err
+	}
+	id, err := s.cfg.Authorize(ctx, first.GetNode())
+	if err != nil {
+		return err
+	}
+	if err := s.awaitAssigned(ctx, id); err != nil {
+		return err
+	}
+	st, err := s.attach(id)
+	if err != nil {
+		return err
+	}
+	defer s.detach(st)
+	if err := s.handle(st, first); err != nil {
+		return err
+	}
+	go func() {
+		for {
+			req, err := peer.Recv()
+			if err == nil {
+				err = s.handle(st, req)
+			}
+			if err != nil {
+				s.mu.Lock()
+				st.end(err)
+				s.mu.Unlock()
+				return
+			}
+		}
+	}()
+	return s.write(ctx, st, peer)
+}
+
+// write sends until the stream ends. What accumulates while it blocks is marks.
+func (s *Server) write(ctx context.Context, st *stream, peer discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		s.mu.Lock()
+		var resp *discoveryv3.DeltaDiscoveryResponse
+		var until time.Time
+		if st.reason == nil {
+			resp, until = st.next(time.Now())
+		}
+		s.mu.Unlock()
+		s.flush()
+		if resp != nil {
+			if err := peer.Send(resp); err != nil {
+				return err
+			}
+			continue
+		}
+		wait := time.Hour
+		if !until.IsZero() {
+			wait = max(0, time.Until(until))
+		}
+		timer.Reset(wait)
+		select {
+		case <-st.wake:
+		case <-timer.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-st.ended:
+			return st.reason
+		}
+	}
+}
+
+func (s *Server) admit() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.streams >= s.cfg.MaxStreams {
+		return status.Errorf(codes.ResourceExhausted, "%d streams are open: no more are served", s.streams)
+	}
+	s.streams++
+	s.metrics.streams.Set(float64(s.streams))
+	return nil
+}
+
+func (s *Server) dismiss() {
+	s.mu.Lock()
+	s.streams--
+	s.metrics.streams.Set(float64(s.streams))
+	s.mu.Unlock()
+}
+
+func (s *Server) awaitAssigned(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, assignWait)
+	defer cancel()
+	s.mu.Lock()
+	if s.nodes[id] != nil {
+		s.mu.Unlock()
+		return nil
+	}
+	assigned := s.waiting[id]
+	if assigned == nil {
+		assigned = make(chan struct{})
+		s.waiting[id] = assigned
+	}
+	s.mu.Unlock()
+	select {
+	case <-assigned:
+		return nil
+	case <-ctx.Done():
+		s.mu.Lock()
+		if s.waiting[id] == assigned {
+			delete(s.waiting, id)
+			close(assigned) // others that wait for it find no node and are refused
+		}
+		s.mu.Unlock()
+		return status.Errorf(codes.Unavailable, "node %q is not registered", id)
+	}
+}
+
+// attach makes a stream the stream of its node; an older one is ended.
+func (s *Server) attach(id string) (*stream, error) {
+	s.mu.Lock()
+	n := s.nodes[id]
+	if n == nil {
+		s.mu.Unlock()
+		return nil, status.Errorf(codes.Unavailable, "node %q is not registered", id)
+	}
+	st := &stream{server: s, node: n, types: map[string]*typeState{}, wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	if old := n.stream; old != nil {
+		n.group.leave(old)
+		old.end(status.Errorf(codes.Aborted, "another stream of node %q took over", id))
+	} else {
+		s.connected(id, true)
+	}
+	n.stream = st
+	n.group.join(st)
+	s.mu.Unlock()
+	s.flush()
+	return st, nil
+}
+
+func (s *Server) detach(st *stream) {
+	s.mu.Lock()
+	st.end(status.Error(codes.Canceled, "stream ended"))
+	if n := st.node; n.stream == st {
+		n.stream = nil
+		n.group.leave(st)
+		s.connected(n.id, false)
+	}
+	s.mu.Unlock()
+	s.flush()
+}
+
+// end stops the writer; the first reason stands.
+func (st *stream) end(reason error) {
+	if st.reason == nil {
+		st.reason = reason
+		close(st.ended)
+	}
+}
+
+func (st *stream) wakeUp() {
+	select {
+	case st.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (st *stream) view() *view {
+	st.current.layers, st.current.own = st.node.group.layers, st.node.own
+	return &st.current
+}
+
+func (st *stream) mark(k Key, urgent bool) {
+	if t := st.types[k.TypeURL]; t != nil {
+		t.mark(k.Name, urgent)
+	}
+}
+
+// rescan marks everything, for a stream that missed too much or changed its group.
+func (st *stream) rescan() {
+	v := st.view()
+	for _, t := range st.types {
+		t.scan(v)
+	}
+}
+
+// scan marks every name that the proxy has, should have or asked for.
+func (t *typeState) scan(v *view) {
+	visit := func(name string) { t.mark(name, false) }
+	for name := range t.names {
+		visit(name)
+	}
+	for name := range t.over {
+		visit(name)
+	}
+	if t.wildcard {
+		v.each(t.typeURL, visit)
+		if t.base != nil {
+			t.base.each(t.typeURL, visit)
+		}
+	}
+}
+
+// isSettled says that everything was answered, and that the proxy came far
+// enough to ask for clusters and listeners where it should have some.
+func (st *stream) isSettled() bool {
+	g := st.node.group
+	if st.reason != nil || !g.published || st.seen != g.version {
+		return false
+	}
+	for _, t := range st.types {
+		if !t.idle() {
+			return false
+		}
+	}
+	v := st.view()
+	return (st.types[clusterType] != nil || !v.has(clusterType)) && (st.types[listenerType] != nil || !v.has(listenerType))
+}
+
+func (st *stream) settle(now time.Time) {
+	if !st.isSettled() {
+		return
+	}
+	v := &view{layers: st.node.group.layers, own: st.node.own}
+	if st.settled == nil || st.settled.own != v.own || !slices.Equal(st.settled.layers, v.layers) {
+		st.settled = v
+	}
+	for _, t := range st.types {
+		if !st.refusing(t.typeURL) {
+			t.settle(st.settled)
+		}
+	}
+	st.node.group.advance(st, now)
+}
+
+func (st *stream) refusing(typeURL string) bool {
+	for k := range st.node.rejected {
+		if k.TypeURL == typeURL {
+			return true
+		}
+	}
+	return false
+}
