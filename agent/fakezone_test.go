@@ -313,24 +313,25 @@ func (z *fakeZone) client() *http.Client {
 		}}}}
 }
 
-// call makes one request and returns the serial number of the peer's certificate.
-func (z *fakeZone) call(ctx context.Context, c *http.Client, path string) (serial string, header http.Header, err error) {
+// call makes one request and returns the serial number of the peer's certificate,
+// and whether it asked to close the connection.
+func (z *fakeZone) call(ctx context.Context, c *http.Client, path string) (serial string, closing bool, err error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("https://127.0.0.1:%d%s", z.inbound, path), nil)
 	if err != nil {
-		return "", nil, err
+		return "", false, err
 	}
 	response, err := c.Do(r)
 	if err != nil {
-		return "", nil, err
+		return "", false, err
 	}
 	defer response.Body.Close()
 	if _, err := io.Copy(io.Discard, response.Body); err != nil {
-		return "", nil, err
+		return "", false, err
 	}
 	if response.StatusCode != http.StatusOK {
-		return "", nil, fmt.Errorf("status %s", response.Status)
+		return "", false, fmt.Errorf("status %s", response.Status)
 	}
-	return response.TLS.PeerCertificates[0].SerialNumber.String(), response.Header, nil
+	return response.TLS.PeerCertificates[0].SerialNumber.String(), response.Close, nil
 }
 
 // envoyPath finds Envoy, or skips.

@@ -199,6 +199,7 @@ func (s *supervisor) waitIdle(ctx context.Context, envoy *process) error {
 		}
 		now := time.Now()
 		a, err := s.admin.activity(ctx)
+		s.log.Debug("in flight", "connections", a.connections, "requests", a.requests, "error", err)
 		if err != nil || a.requests > 0 || a.connections > 0 && now.Sub(begin) < s.cfg.DrainTime {
 			idle = now
 			return false
