@@ -193,3 +193,27 @@ func FuzzSNI(f *testing.F) {
 		}
 	})
 }
+
+func FuzzSpiffeIDs(f *testing.F) {
+	f.Add("spiffe://default.west.mesh.local/workload/web")
+	f.Add("spiffe://td/")
+	f.Add("spiffe://td:80/x?y#z")
+	f.Fuzz(func(t *testing.T, value string) {
+		problems := func(kind string) int {
+			p := &mesh.MeshTrafficPermission{Rules: []mesh.PermissionRule{{Default: mesh.PermissionConf{
+				Allow: []mesh.Match{{SpiffeID: &mesh.SpiffeIDMatch{Type: kind, Value: value}}}}}}}
+			return len(p.Validate())
+		}
+		if problems(mesh.MatchExact) > 0 {
+			return
+		}
+		if problems(mesh.MatchPrefix) > 0 {
+			t.Fatalf("%q is a SPIFFE ID, but no beginning of one", value)
+		}
+		rest, ok := strings.CutPrefix(value, "spiffe://")
+		domain, path, found := strings.Cut(rest, "/")
+		if !ok || !found || domain == "" || path == "" || strings.ContainsAny(rest, "?#@:%\\ ") || len(value) > 2048 {
+			t.Fatalf("%q is accepted", value)
+		}
+	})
+}

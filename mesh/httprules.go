@@ -40,7 +40,7 @@ type MergedTCPRule struct {
 // come first, each policy's in their order.
 func HTTPRules(selected []Selected, dest Destination) []MergedHTTPRule {
 	var out []MergedHTTPRule
-	index := map[string]int{}
+	index := map[string]int{}           // in out, by matches
 	confs := map[int][]*HTTPRouteConf{} // highest priority first
 	items := toMatches(selected, &dest)
 	for i := len(items) - 1; i >= 0; i-- {
@@ -48,16 +48,25 @@ func HTTPRules(selected []Selected, dest Destination) []MergedHTTPRule {
 		if !ok {
 			continue
 		}
+		ats := make([]int, len(rules.Rules))
 		for j := range rules.Rules {
-			rule := &rules.Rules[j]
-			source := items[i].source()
-			source.Path += ".rules[" + strconv.Itoa(j) + "]"
-			key := matchesKey(rule.Matches)
+			key := matchesKey(rules.Rules[j].Matches)
 			at, seen := index[key]
 			if !seen {
 				at = len(out)
 				index[key] = at
-				out = append(out, MergedHTTPRule{Matches: rule.Matches, Source: source})
+				out = append(out, MergedHTTPRule{Matches: rules.Rules[j].Matches})
+			}
+			ats[j] = at
+		}
+		// Of equal matches in one list the later counts more.
+		for j := range slices.Backward(rules.Rules) {
+			rule := &rules.Rules[j]
+			source := items[i].source()
+			source.Path += ".rules[" + strconv.Itoa(j) + "]"
+			at := ats[j]
+			if len(confs[at]) == 0 {
+				out[at].Source = source
 			}
 			confs[at] = append(confs[at], &rule.Default)
 			out[at].Sources = append(out[at].Sources, source)
