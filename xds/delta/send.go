@@ -159,7 +159,8 @@ func (st *stream) referrers(makes func(string, action) bool) (*typeState, *fligh
 func (st *stream) removals(now time.Time, until *time.Time) (*typeState, *flight) {
 	gone := func(_ string, a action) bool { return a == remove }
 	if t := st.types[clusterType]; t != nil && len(t.dirty) > 0 {
-		busy := false
+		// On a new stream listeners are asked for after clusters.
+		busy := st.types[listenerType] == nil
 		for _, other := range st.types {
 			switch other.typeURL {
 			case listenerType, routeType, extensionType:

@@ -12,7 +12,9 @@ type Key struct {
 }
 
 // Set is an immutable set of resources. Build one with NewSet.
-type Set struct{ types map[string]map[string]*Resource }
+type Set struct {
+	types map[string]map[string]*Resource
+}
 
 // NewSet indexes resources by type and name; a later duplicate of a name wins.
 func NewSet(resources []*Resource) *Set {
