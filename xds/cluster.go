@@ -21,8 +21,10 @@ import (
 
 const (
 	// maxConnectionAge bounds how long a connection outlives what was proved at its
-	// handshake, where no policy says otherwise. HTTP connections end gracefully.
-	maxConnectionAge = time.Hour
+	// handshake, where no policy says otherwise. It also bounds for how long calls
+	// through a gateway, which balances connections, miss a new instance. HTTP
+	// connections end gracefully.
+	maxConnectionAge = 10 * time.Minute
 	// How long sent bytes may stay unacknowledged before a connection counts as
 	// dead: a host that is cut off is noticed without any traffic while idle.
 	// Linux, TCP_USER_TIMEOUT.
