@@ -61,7 +61,7 @@ func (m *mesh) startAgent(ctx context.Context, mode, name, zoneName, workload, d
 	}
 	_, err := m.procs.launch(name, nil, m.cfg.Agent, mode, "-d", file, "--token-file", token,
 		"--zone-address", address(host, xdsPort), "--zone-ca", m.path("zone-"+zoneName, "zone-ca.pem"),
-		"--envoy", m.cfg.Envoy, "--work-dir", m.path("run-"+name), "--concurrency", "1")
+		"--envoy", m.cfg.Envoy, "--work-dir", m.path("run-"+name), "--concurrency", "1", "--drain-time", "1s")
 	return err
 }
 

@@ -127,7 +127,7 @@ func (m *mesh) denyAndLift(ctx context.Context) error {
 }
 
 func (m *mesh) loseGlobal(ctx context.Context) error {
-	m.say("\n4. Kill global (SIGKILL), and start another backend in west while it is away")
+	m.say("\n4. Kill global (SIGKILL), and start another backend in east while it is away")
 	m.procs.mu.Lock()
 	global := m.procs.running["global"]
 	m.procs.mu.Unlock()
@@ -144,7 +144,7 @@ func (m *mesh) loseGlobal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.say("  %s serves web in east after %s, identity and all, without global", late.name, time.Since(began).Round(10*time.Millisecond))
+	m.say("  %s serves web after %s, identity and all, without global", late.name, time.Since(began).Round(10*time.Millisecond))
 	if err := m.startGlobal(ctx); err != nil {
 		return err
 	}

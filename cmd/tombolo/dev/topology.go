@@ -44,7 +44,7 @@ func servers() []server {
 }
 
 // lateServer starts while global is away.
-func lateServer() server { return server{name: "backend-west-2", zone: "west", host: "127.77.2.21"} }
+func lateServer() server { return server{name: "backend-east-2", zone: "east", host: "127.77.1.21"} }
 
 func (s server) application() string { return s.host + ":18080" }
 
