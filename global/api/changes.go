@@ -255,7 +255,7 @@ func (s *Server) stream(ctx context.Context, w http.ResponseWriter, first, last 
 		return now.Complete, control.Flush()
 	}
 	for rev := last; rev >= first && ctx.Err() == nil; rev-- {
-		if s.cfg.Fleet.Change(rev).Complete && (rev != first || first != last) && rev != last {
+		if rev != last && s.cfg.Fleet.Change(rev).Complete {
 			continue
 		}
 		var broken error
@@ -271,6 +271,7 @@ func (s *Server) stream(ctx context.Context, w http.ResponseWriter, first, last 
 			return err
 		}
 	}
+	_, _ = show() // the last of them may have become complete between two looks
 	return nil
 }
 

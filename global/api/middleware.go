@@ -272,13 +272,13 @@ func (r *request) jsonBody(into any) error {
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(into); err != nil {
 		var wrong *json.UnmarshalTypeError
-		if errors.As(err, &wrong) {
+		if errors.As(err, &wrong) && wrong.Field != "" {
 			return invalidField(http.StatusUnprocessableEntity, wrong.Field, "must be a %s, not a %s", wrong.Type, wrong.Value)
 		}
 		if field, ok := strings.CutPrefix(err.Error(), `json: unknown field "`); ok {
 			return invalidField(http.StatusUnprocessableEntity, strings.TrimSuffix(field, `"`), "unknown field")
 		}
-		return problem(http.StatusBadRequest, "the body is no JSON object: %s", oneLine(err.Error()))
+		return problem(http.StatusBadRequest, "the body must be one JSON object of known fields")
 	}
 	if dec.More() {
 		return problem(http.StatusBadRequest, "the body has more than one JSON object")
