@@ -124,6 +124,8 @@ type batch struct {
 	local []mesh.Change
 	// must be durable before anything is published, late may follow after.
 	must, late disk.Update
+	// saveLate are the proxies to save after all.
+	saveLate map[mesh.Key]bool
 	// saved run when must is durable.
 	saved []func()
 	// syncFailed says why must could not be written.
@@ -247,7 +249,7 @@ func (e *engine) run(ctx context.Context) error {
 // process takes a batch of operations all the way.
 func (e *engine) process(ops []*op) {
 	b := &batch{now: time.Now(), moves: map[move]bool{}, resign: map[mesh.Key]bool{}, published: map[string]bool{},
-		publish: map[string]bool{}, assign: map[mesh.Key]bool{}}
+		publish: map[string]bool{}, assign: map[mesh.Key]bool{}, saveLate: map[mesh.Key]bool{}}
 	for _, o := range ops {
 		o.run(b)
 	}
@@ -311,6 +313,11 @@ func (e *engine) save(b *batch) {
 
 // finish does what may come after everything is published.
 func (e *engine) finish(b *batch) {
+	for k := range b.saveLate {
+		if p := e.proxies[k]; p != nil {
+			b.late.PutProxies = append(b.late.PutProxies, p.record())
+		}
+	}
 	if !b.late.Empty() {
 		if err := e.cfg.disk.Commit(b.late); err != nil {
 			e.metrics.diskErrors.Inc()
@@ -362,14 +369,22 @@ func (e *engine) derive(b *batch) {
 		}
 		slices.SortFunc(due, compareUnits)
 		stage := due[0].stage
-		var changes []mesh.Change
+		var changes, ends []mesh.Change
 		for _, u := range due {
 			if u.stage != stage {
 				break
 			}
 			delete(e.dirty, u.id)
-			changes = append(changes, e.runUnit(b, u)...)
+			for _, c := range e.runUnit(b, u) {
+				if c.Deleted {
+					ends = append(ends, c)
+				} else {
+					changes = append(changes, c)
+				}
+			}
 		}
+		// Ends first: what one unit ceases to stand for another may begin to.
+		changes = append(ends, changes...)
 		e.facts.update(changes, e.cfg.zone)
 		e.apply(b, world.Batch{Changes: changes})
 	}

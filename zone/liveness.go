@@ -100,7 +100,7 @@ func (e *engine) lose(b *batch, p *proxy) {
 	e.liveness.back(key)
 	e.liveness.lease(key, b.now.Add(e.cfg.lease))
 	e.dirty[p.unit] = true
-	b.late.PutProxies = append(b.late.PutProxies, p.record())
+	b.saveLate[p.resource.Key] = true
 }
 
 // expire believes and forgets what is due.

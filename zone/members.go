@@ -95,20 +95,7 @@ var _ universal.Proxies = members{}
 // Join implements universal.Proxies.
 func (m members) Join(ctx context.Context, in universal.Proxy) (universal.Joined, error) {
 	e := m.e
-	err := e.do(ctx.Done(), func(b *batch) {
-		p := e.member(in.Resource, in.Spec)
-		if old := p.control; old != nil && p.instance != in.Instance {
-			reason := fmt.Errorf("another instance of %s has joined", in.Resource.Key)
-			b.after = append(b.after, func() { old.Close(reason) })
-		}
-		p.resource, p.spec = in.Resource, in.Spec
-		p.instance, p.control, p.agent, p.envoy = in.Instance, in.Control, in.AgentVersion, in.EnvoyVersion
-		p.notReady = slices.Sorted(slices.Values(in.NotReady))
-		p.presence, p.draining, p.lostAt = present, false, time.Time{}
-		e.liveness.back(p.resource.Key)
-		e.unsaved[p.resource.Key] = true
-		e.dirty[p.unit] = true
-	})
+	err := e.do(ctx.Done(), func(b *batch) { e.join(b, in) })
 	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, errStopped) {
 		// Not saved for now; the proxy is served all the same.
 		err = nil
@@ -122,6 +109,46 @@ func (m members) Join(ctx context.Context, in universal.Proxy) (universal.Joined
 	}
 	return universal.Joined{NodeID: nodeID(in.Resource.Key), NodeCluster: cluster,
 		SessionToken: e.session.Mint(token.Session{Mesh: in.Resource.Mesh, Name: in.Resource.Name})}, nil
+}
+
+func (e *engine) join(b *batch, in universal.Proxy) {
+	p := e.member(in.Resource, in.Spec)
+	if old := p.control; old != nil && p.instance != in.Instance {
+		reason := fmt.Errorf("another instance of %s has joined", in.Resource.Key)
+		b.after = append(b.after, func() { old.Close(reason) })
+	}
+	p.resource, p.spec = in.Resource, in.Spec
+	p.instance, p.control, p.agent, p.envoy = in.Instance, in.Control, in.AgentVersion, in.EnvoyVersion
+	p.notReady = slices.Sorted(slices.Values(in.NotReady))
+	p.presence, p.draining, p.lostAt = present, false, time.Time{}
+	e.liveness.back(p.resource.Key)
+	e.unsaved[p.resource.Key] = true
+	e.dirty[p.unit] = true
+}
+
+// leave ends an instance's membership, or notes that its stream broke.
+func (e *engine) leave(b *batch, key mesh.Key, instance string, clean bool) {
+	p := e.proxies[key]
+	if p == nil || p.instance != instance {
+		return
+	}
+	p.control = nil
+	if clean {
+		e.forget(b, p)
+		return
+	}
+	e.vanish(b, p)
+}
+
+// health notes which inbounds do not answer.
+func (e *engine) health(b *batch, key mesh.Key, instance string, notReady []string) {
+	p := e.proxies[key]
+	if p == nil || p.instance != instance || slices.Equal(p.notReady, notReady) {
+		return
+	}
+	p.notReady = notReady
+	e.dirty[p.unit] = true
+	b.saveLate[p.resource.Key] = true
 }
 
 // member finds a proxy or makes it.
@@ -142,31 +169,12 @@ func (e *engine) member(r mesh.Resource, spec *mesh.Dataplane) *proxy {
 func (m members) Health(key mesh.Key, instance string, notReady []string) {
 	notReady = slices.Sorted(slices.Values(notReady))
 	// An error says that the zone is stopping; then health does not matter.
-	_ = m.e.post(nil, &op{run: func(b *batch) {
-		p := m.e.proxies[key]
-		if p == nil || p.instance != instance || slices.Equal(p.notReady, notReady) {
-			return
-		}
-		p.notReady = notReady
-		m.e.dirty[p.unit] = true
-		b.late.PutProxies = append(b.late.PutProxies, p.record())
-	}})
+	_ = m.e.post(nil, &op{run: func(b *batch) { m.e.health(b, key, instance, notReady) }})
 }
 
 // Leave implements universal.Proxies.
 func (m members) Leave(key mesh.Key, instance string, clean bool) {
-	_ = m.e.post(nil, &op{run: func(b *batch) {
-		p := m.e.proxies[key]
-		if p == nil || p.instance != instance {
-			return
-		}
-		p.control = nil
-		if clean {
-			m.e.forget(b, p)
-			return
-		}
-		m.e.vanish(b, p)
-	}})
+	_ = m.e.post(nil, &op{run: func(b *batch) { m.e.leave(b, key, instance, clean) }})
 }
 
 // forget ends a membership.
@@ -181,7 +189,11 @@ func (e *engine) forget(b *batch, p *proxy) {
 		delete(p.class.members, key)
 	}
 	b.must.DeleteProxies = append(b.must.DeleteProxies, key)
-	b.after = append(b.after, func() { e.cfg.delta.Unassign(p.node) })
+	b.after = append(b.after, func() {
+		if _, back := e.members.Load(p.node); !back {
+			e.cfg.delta.Unassign(p.node)
+		}
+	})
 }
 
 // Drain implements universal.Proxies.
