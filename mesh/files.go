@@ -58,8 +58,9 @@ func ValidateManifests(name string, data []byte) []FileProblem {
 	seen := map[Key]int{}
 	for i := range manifests {
 		m := &manifests[i]
-		problems := m.Validate()
 		key := m.Resource.Key
+		m.Resource.Zone = offlineZone(m)
+		problems := m.Validate()
 		if first, dup := seen[key]; dup && key.Name != "" {
 			problems.Addf("", "is the same resource as document %d", first)
 		} else {
@@ -78,6 +79,22 @@ func ValidateManifests(name string, data []byte) []FileProblem {
 		}
 	}
 	return out
+}
+
+// offlineZone guesses the zone that will own a resource, as its labels say it:
+// the ones that zones write, and everything that is applied to a zone's cluster.
+func offlineZone(m *Manifest) string {
+	k, _ := KindByName(m.Resource.Kind)
+	if m.Form != FormKubernetes && !k.Flow.Has(ZoneToGlobal) {
+		return ""
+	}
+	if zone := m.Resource.Labels[LabelZone]; zone != "" {
+		return zone
+	}
+	if m.Resource.Labels[LabelOrigin] == OriginZone {
+		return "unknown"
+	}
+	return ""
 }
 
 // LineOf finds the line of a field, or of the part of it that is there.
