@@ -1,0 +1,291 @@
+package xdstest_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/tombolo-mesh/tombolo/xds/delta"
+	"github.com/tombolo-mesh/tombolo/xds/xdstest"
+)
+
+// TestScript plays one script against the fake and against the real Envoy: both
+// must accept and refuse the same, in time.
+func TestScript(t *testing.T) {
+	for name, start := range map[string]func(t *testing.T, address string){"fake": startFake, "real": startReal} {
+		t.Run(name, func(t *testing.T) { script(t, start) })
+	}
+}
+
+// step publishes and says what must come of it.
+type step struct {
+	name      string
+	resources []*delta.Resource
+	refused   []string // names, in order
+	within    time.Duration
+}
+
+func script(t *testing.T, start func(t *testing.T, address string)) {
+	ads := delta.New(delta.Config{
+		Authorize: func(_ context.Context, n *corev3.Node) (string, error) { return n.GetId(), nil },
+		Log:       slog.New(slog.DiscardHandler),
+	})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var server *grpc.Server
+	serve := func(l net.Listener) {
+		server = grpc.NewServer()
+		discoveryv3.RegisterAggregatedDiscoveryServiceServer(server, ads)
+		go server.Serve(l)
+	}
+	serve(l)
+	defer func() { server.Stop() }()
+	port := freePort(t)
+	web := []*delta.Resource{realCluster("a", 1, false), realEndpoints("a", "127.0.0.1", 1), realRoute("a", 1, ""), realListener("a", 1, "127.0.0.1", port)}
+	with := func(more ...*delta.Resource) []*delta.Resource { return slices.Concat(web, more) }
+	late := realCluster("b", 66, true)
+	ads.Assign("n", "web", nil)
+	start(t, l.Addr().String())
+	for i, s := range []step{
+		{"good", with(), nil, 20 * time.Second},
+		{"a route that is no regular expression", with(realRoute("a", 66, "(((")), []string{"a"}, 3 * time.Second},
+		{"healed", with(), nil, 3 * time.Second},
+		{"endpoints that are no address", with(realEndpoints("a", "bad-host", 66)), []string{"a"}, 3 * time.Second},
+		{"a bad listener beside a good one", with(realListener("x", 66, "192.0.2.77", 1), realListener("y", 1, "127.0.0.1", freePort(t)), realRoute("y", 1, ""), realRoute("x", 1, "")), []string{"x"}, 3 * time.Second},
+		{"a cluster changes, its endpoints do not", with(realCluster("a", 2, false)), nil, 3 * time.Second},
+		{"a bad cluster last", with(realCluster("a", 2, false), realCluster("z", 66, true)), []string{"z"}, 3 * time.Second},
+		{"a bad cluster before a new good one", with(realCluster("a", 2, false), late, realCluster("c", 1, false), realEndpoints("c", "127.0.0.1", 1)), []string{"b"}, 8 * time.Second},
+		{"clusters removed", with(), nil, 5 * time.Second},
+	} {
+		mark := int64(i + 1)
+		ads.Publish("web", mark, false, delta.NewSet(s.resources))
+		began := time.Now()
+		p := await(t, ads, s, mark)
+		var refused []string
+		for _, r := range ads.Rejections() {
+			refused = append(refused, r.Resource)
+		}
+		if !slices.Equal(refused, s.refused) {
+			t.Errorf("%s: refused %+v, want %v", s.name, ads.Rejections(), s.refused)
+		}
+		if len(s.refused) > 0 && p.Rejected != 1 && p.Nodes > 0 {
+			t.Errorf("%s: %+v", s.name, p)
+		}
+		t.Logf("%s: %v after %v", s.name, p.Rejections, time.Since(began).Round(time.Millisecond))
+	}
+	server.Stop()
+	again, err := net.Listen("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve(again)
+	eventually(t, "in sync after a reconnect", 5*time.Second, func() bool { return ads.InSync("n") })
+}
+
+// await waits until the only node is done with a mark.
+func await(t *testing.T, ads *delta.Server, s step, mark int64) delta.Progress {
+	t.Helper()
+	var last delta.Progress
+	eventually(t, s.name, s.within, func() bool {
+		for _, p := range ads.Progress("web") {
+			if p.Mark == mark {
+				last = p
+			}
+		}
+		// Before the proxy connected a publication affects nobody.
+		return !last.Settled.IsZero() && (last.Nodes == 1 || ads.InSync("n"))
+	})
+	return last
+}
+
+func eventually(t *testing.T, what string, within time.Duration, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(within); !ok(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %v", what, within)
+		}
+	}
+}
+
+func startFake(t *testing.T, address string) {
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, MaxDelay: 200 * time.Millisecond}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := xdstest.New(xdstest.Config{Node: "n", Refuse: refuse("v66"), Late: true})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			e.Run(ctx, conn)
+			select {
+			case <-ctx.Done():
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+		conn.Close()
+		if f := e.Faults(); len(f) > 0 {
+			t.Error(f)
+		}
+	})
+}
+
+func startReal(t *testing.T, address string) {
+	binary := findEnvoy(t)
+	dir := t.TempDir()
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := filepath.Join(dir, "envoy.yaml")
+	if err := os.WriteFile(config, []byte(fmt.Sprintf(`
+node: {id: "n", cluster: test}
+admin: {address: {pipe: {path: %q}}}
+dynamic_resources:
+  ads_config: {api_type: DELTA_GRPC, transport_api_version: V3, set_node_on_first_message_only: true, grpc_services: [{envoy_grpc: {cluster_name: ads, retry_policy: {retry_back_off: {base_interval: 0.1s, max_interval: 1s}}}}]}
+  lds_config: {ads: {}, resource_api_version: V3}
+  cds_config: {ads: {}, resource_api_version: V3}
+static_resources:
+  clusters:
+  - name: ads
+    type: STATIC
+    typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http2_protocol_options: {}}}}
+    load_assignment: {cluster_name: ads, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %s}}}}]}]}
+`, filepath.Join(dir, "admin"), port)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary, "-c", config, "--concurrency", "1", "--disable-hot-restart", "--log-level", "warn")
+	out, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+		out.Close()
+		if t.Failed() {
+			text, _ := os.ReadFile(out.Name())
+			t.Logf("%s", text)
+		}
+	})
+}
+
+func findEnvoy(t *testing.T) string {
+	if path := os.Getenv("TOMBOLO_ENVOY"); path != "" {
+		return path
+	}
+	if path, err := exec.LookPath("envoy"); err == nil {
+		return path
+	}
+	if path, err := filepath.Abs("../../.cache/envoy/envoy"); err == nil {
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	t.Skip("no envoy: run make test, or set TOMBOLO_ENVOY")
+	return ""
+}
+
+func freePort(t *testing.T) uint32 {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return uint32(l.Addr().(*net.TCPAddr).Port)
+}
+
+func realCluster(name string, version int, bad bool) *delta.Resource {
+	c := &clusterv3.Cluster{
+		Name: name, ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}, AltStatName: fmt.Sprint(version),
+		EdsClusterConfig: &clusterv3.Cluster_EdsClusterConfig{EdsConfig: realADS()},
+	}
+	if bad {
+		c.LbPolicy = clusterv3.Cluster_RING_HASH
+		c.LbConfig = &clusterv3.Cluster_RingHashLbConfig_{RingHashLbConfig: &clusterv3.Cluster_RingHashLbConfig{
+			MinimumRingSize: wrapperspb.UInt64(100), MaximumRingSize: wrapperspb.UInt64(10)}}
+	}
+	r := pack(xdstest.ClusterType, name, version, c)
+	r.Endpoints = name
+	return r
+}
+
+func realADS() *corev3.ConfigSource {
+	s := ads()
+	s.ResourceApiVersion = corev3.ApiVersion_V3
+	return s
+}
+
+func socket(host string, port uint32) *corev3.Address {
+	return &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
+		Address: host, PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: port}}}}
+}
+
+func realEndpoints(name, host string, version int) *delta.Resource {
+	return pack(xdstest.EndpointType, name, version, &endpointv3.ClusterLoadAssignment{ClusterName: name,
+		Endpoints: []*endpointv3.LocalityLbEndpoints{{LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{
+			Endpoint: &endpointv3.Endpoint{Address: socket(host, 9)}}}}}}})
+}
+
+func realRoute(name string, version int, regex string) *delta.Resource {
+	match := &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}}
+	if regex != "" {
+		match = &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: regex}}}
+	}
+	return pack(xdstest.RouteType, name, version, &routev3.RouteConfiguration{Name: name, VirtualHosts: []*routev3.VirtualHost{{
+		Name: "all", Domains: []string{"*"}, Routes: []*routev3.Route{{Match: match, Action: &routev3.Route_Route{
+			Route: &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: "a"}}}}}}}})
+}
+
+func realListener(name string, version int, host string, port uint32) *delta.Resource {
+	router, err := anypb.New(&routerv3.Router{})
+	if err != nil {
+		panic(err)
+	}
+	h, err := anypb.New(&hcmv3.HttpConnectionManager{StatPrefix: "in", RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{
+		Rds: &hcmv3.Rds{ConfigSource: realADS(), RouteConfigName: name}},
+		HttpFilters: []*hcmv3.HttpFilter{{Name: "router", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: router}}}})
+	if err != nil {
+		panic(err)
+	}
+	return pack(xdstest.ListenerType, name, version, &listenerv3.Listener{Name: name, Address: socket(host, port),
+		FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{{Name: "http", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: h}}}}}})
+}
