@@ -122,10 +122,14 @@ func (f *feed) load(ctx context.Context) error {
 			}
 		}
 	}
+	history, err := f.remember(ctx, head.Revision)
+	if err != nil {
+		return err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.epoch++
-	f.head, f.base, f.window, f.bytes, f.history = head, head.Revision, nil, 0, nil
+	f.head, f.base, f.window, f.bytes, f.history = head, head.Revision, nil, 0, history
 	f.digests = map[mesh.Revision]store.Digest{head.Revision: head.Digest}
 	f.zones, f.meshes, f.identities = zones, meshes, identities
 	f.bumpLocked()
@@ -135,6 +139,29 @@ func (f *feed) load(ctx context.Context) error {
 		close(f.ready)
 	}
 	return nil
+}
+
+// remember reads the history before a revision, for the status of its changes.
+// What was compacted is not remembered.
+func (f *feed) remember(ctx context.Context, head mesh.Revision) ([]past, error) {
+	var history []past
+	for after := max(0, head-historyChanges); after < head; {
+		changes, err := f.store.Changes(ctx, after, readChanges)
+		if errors.Is(err, store.ErrCompacted) {
+			return nil, nil
+		} else if err != nil {
+			return nil, fmt.Errorf("read changes after revision %d: %w", after, err)
+		}
+		if len(changes) == 0 {
+			return nil, nil
+		}
+		for _, c := range changes {
+			if after = c.Revision; after <= head {
+				history = append(history, past{c.Revision, c.Resource.Key, c.Time})
+			}
+		}
+	}
+	return history, nil
 }
 
 // verify checks that the store still has the history that was read from it.
@@ -159,23 +186,26 @@ func (f *feed) verify(ctx context.Context) error {
 
 // follow reads changes as they are committed, until an error.
 func (f *feed) follow(ctx context.Context) error {
-	for {
+	for waited := false; ; {
 		after := f.position().Revision
 		changes, err := f.store.Changes(ctx, after, readChanges)
 		if err != nil {
 			return fmt.Errorf("read changes after revision %d: %w", after, err)
 		}
 		if len(changes) == 0 {
+			// Waking up to nothing may mean that the store was replaced.
+			if waited {
+				if err := f.verify(ctx); err != nil {
+					return err
+				}
+			}
 			if err := f.store.Wait(ctx, after); err != nil {
 				return fmt.Errorf("wait for a change after revision %d: %w", after, err)
 			}
-			if head, err := f.store.Head(ctx); err != nil {
-				return fmt.Errorf("read the head: %w", err)
-			} else if head.Revision < after {
-				return fmt.Errorf("%w: its head is %d, %d was read before", errHistory, head.Revision, after)
-			}
+			waited = true
 			continue
 		}
+		waited = false
 		for i, c := range changes {
 			if c.Revision != after+mesh.Revision(i)+1 {
 				return fmt.Errorf("%w: revision %d follows %d", errHistory, c.Revision, after+mesh.Revision(i))

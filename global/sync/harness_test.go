@@ -517,9 +517,9 @@ func (r *reports) applied(rev mesh.Revision, changes []mesh.Change) {
 		report.Settled, report.Changes = int64(rev), nil
 	}
 	if len(changes) > 0 {
-		p := &zonesyncv1.ChangeProgress{Revision: int64(rev), Affected: 1, Done: 1}
+		p := &zonesyncv1.ChangeProgress{Revision: int64(rev), Affected: 1, Done: 1, SettleMicros: 1}
 		if r.behind {
-			p.Done, p.Behind, p.BehindNames = 0, 1, []string{"web-1"}
+			p.SettleMicros, p.Done, p.Behind, p.BehindNames = 0, 0, 1, []string{"web-1"}
 		}
 		report.Changes = append(report.Changes, p)
 		if n := len(report.Changes); n > 256 {

@@ -83,7 +83,7 @@ func (st *stream) handleReport(r *zonesyncv1.Report) error {
 		} else {
 			z.changes = slices.Insert(z.changes, i, p)
 		}
-		if p.settled == 0 && c.GetBehind() == 0 {
+		if p.settled == 0 && (c.GetSettleMicros() > 0 || rev <= z.settled) {
 			if commit, ok := s.feed.recall(rev); ok {
 				p.settled = max(now.Sub(commit.time), time.Nanosecond)
 				s.metrics.settle.Observe(p.settled.Seconds())
@@ -131,7 +131,7 @@ func zoneProgress(name string, z *zone, rev mesh.Revision) ZoneProgress {
 		return p
 	}
 	said := z.said(rev)
-	if said != nil {
+	if said.ChangeProgress != nil {
 		p.Affected, p.Done, p.Behind, p.Rejected = int(said.GetAffected()), int(said.GetDone()), int(said.GetBehind()), int(said.GetRejected())
 		for _, n := range said.GetBehindNames() {
 			p.BehindNames = append(p.BehindNames, shorten(n, 256))
@@ -143,7 +143,7 @@ func zoneProgress(name string, z *zone, rev mesh.Revision) ZoneProgress {
 		p.Settled = said.settled
 	}
 	switch {
-	case z.settled >= rev || said != nil && p.Behind == 0:
+	case z.settled >= rev || said.GetSettleMicros() > 0:
 		p.State, p.Behind, p.BehindNames = Done, 0, nil
 		if p.Rejected > 0 {
 			p.State = Rejected
@@ -155,17 +155,18 @@ func zoneProgress(name string, z *zone, rev mesh.Revision) ZoneProgress {
 }
 
 // said finds the progress of a revision: its own, or that of the push it was part of.
-func (z *zone) said(rev mesh.Revision) *progress {
+// Without any it is the zero progress.
+func (z *zone) said(rev mesh.Revision) progress {
 	i := sort.Search(len(z.covers), func(i int) bool { return z.covers[i] >= rev })
 	if i == len(z.covers) {
-		return nil
+		return progress{}
 	}
 	end := z.covers[i]
 	j := sort.Search(len(z.changes), func(j int) bool { return mesh.Revision(z.changes[j].GetRevision()) >= rev })
 	if j < len(z.changes) && mesh.Revision(z.changes[j].GetRevision()) <= end {
-		return z.changes[j]
+		return *z.changes[j]
 	}
-	return nil
+	return progress{}
 }
 
 // WatchChange calls fn with each new state of a revision until fn returns false

@@ -52,9 +52,15 @@ func TestStatusOfAChange(t *testing.T) {
 		state("complete=false east=offline(1,0,1,0) west=done(1,1,0,0)")
 		f.join("east")
 		state("complete=false east=behind(1,0,1,0) west=done(1,1,0,0)")
+		// Counts alone say nothing: they may be of before the proxies were asked.
 		east.reports.set(func(r *zonesyncv1.Report) {
 			c := r.Changes[len(r.Changes)-1]
-			c.Behind, c.Rejected, c.BehindNames = 0, 1, nil
+			c.Affected, c.Behind, c.BehindNames = 0, 0, nil
+		})
+		state("complete=false east=behind(0,0,0,0) west=done(1,1,0,0)")
+		east.reports.set(func(r *zonesyncv1.Report) {
+			c := r.Changes[len(r.Changes)-1]
+			c.Affected, c.Behind, c.Rejected, c.BehindNames, c.SettleMicros = 1, 0, 1, nil, 5
 			c.Rejections = []*zonesyncv1.Rejection{{Proxy: "web-1", TypeUrl: "cds", Reason: "no"}}
 			r.Settled = r.Applied
 			r.Problems = []*zonesyncv1.ResourceProblem{{Kind: "MeshTimeout", Mesh: "default", Name: "t", Reason: "no", Proxies: 1}}
@@ -111,6 +117,17 @@ func TestGlobalRestartRebuildsStatus(t *testing.T) {
 		synctest.Wait()
 		if s := fresh.Change(rev); s.Complete || s.Zones[0].State != globalsync.Offline {
 			t.Errorf("before the zone is back: %+v", s)
+		}
+		// What a change concerns is known from the log, whoever wrote it.
+		if s := fresh.Change(1); s.Zones[0].State != globalsync.Offline {
+			t.Errorf("the mesh: %+v", s)
+		}
+		zone, err := f.store.Get(ctx, mesh.Key{Kind: mesh.KindZone, Name: "east"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := fresh.Change(zone.Revision); !s.Complete {
+			t.Errorf("the zone itself: %+v", s)
 		}
 		cancel()
 		<-done

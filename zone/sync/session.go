@@ -350,7 +350,37 @@ func (s *session) sendReport() error {
 	if r == nil {
 		return nil
 	}
-	return s.sendFrame(&zonesyncv1.ZoneFrame{Frame: &zonesyncv1.ZoneFrame_Report{Report: r}})
+	return s.sendFrame(&zonesyncv1.ZoneFrame{Frame: &zonesyncv1.ZoneFrame_Report{Report: bounded(r)}})
+}
+
+// bounded cuts a report to the bounds of the protocol: the oldest changes go
+// first, then the details of the oldest.
+func bounded(r *zonesyncv1.Report) *zonesyncv1.Report {
+	fits := len(r.GetChanges()) <= zonesync.MaxReportItems && len(r.GetProblems()) <= zonesync.MaxReportItems &&
+		!slices.ContainsFunc(r.GetChanges(), func(c *zonesyncv1.ChangeProgress) bool {
+			return len(c.GetBehindNames()) > zonesync.MaxReportNames || len(c.GetRejections()) > zonesync.MaxReportNames
+		})
+	if fits && proto.Size(r) <= zonesync.MaxFrameBytes {
+		return r
+	}
+	r = proto.Clone(r).(*zonesyncv1.Report)
+	r.Changes = r.Changes[max(0, len(r.Changes)-zonesync.MaxReportItems):]
+	r.Problems = r.Problems[:min(len(r.Problems), zonesync.MaxReportItems)]
+	for _, c := range r.Changes {
+		c.BehindNames = c.BehindNames[:min(len(c.BehindNames), zonesync.MaxReportNames)]
+		c.Rejections = c.Rejections[:min(len(c.Rejections), zonesync.MaxReportNames)]
+	}
+	size := proto.Size(r)
+	for i := 0; i < len(r.Changes) && size > zonesync.MaxFrameBytes; i++ {
+		size -= proto.Size(r.Changes[i])
+		r.Changes[i].BehindNames, r.Changes[i].Rejections = nil, nil
+		size += proto.Size(r.Changes[i])
+	}
+	for len(r.Problems) > 0 && size > zonesync.MaxFrameBytes {
+		size -= proto.Size(r.Problems[len(r.Problems)-1])
+		r.Problems = r.Problems[:len(r.Problems)-1]
+	}
+	return r
 }
 
 func (s *session) sendFrame(f *zonesyncv1.ZoneFrame) error {

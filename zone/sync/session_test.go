@@ -449,6 +449,33 @@ func TestLiesOfOthers(t *testing.T) {
 	}
 }
 
+// TestReportIsBounded: what is too much for a frame is cut, the newest is kept.
+func TestReportIsBounded(t *testing.T) {
+	r := &zonesyncv1.Report{Applied: 7}
+	long := strings.Repeat("x", 4096)
+	for i := range 400 {
+		c := &zonesyncv1.ChangeProgress{Revision: int64(i)}
+		for range 12 {
+			c.BehindNames = append(c.BehindNames, "p")
+			c.Rejections = append(c.Rejections, &zonesyncv1.Rejection{Reason: long})
+		}
+		r.Changes = append(r.Changes, c)
+		r.Problems = append(r.Problems, &zonesyncv1.ResourceProblem{Reason: long})
+	}
+	got := bounded(r)
+	last := got.GetChanges()[len(got.GetChanges())-1]
+	if n := proto.Size(got); n > zonesync.MaxFrameBytes+1024 || len(got.GetChanges()) != zonesync.MaxReportItems || last.GetRevision() != 399 || got.GetApplied() != 7 {
+		t.Errorf("%d bytes, %d changes, the last is %d", n, len(got.GetChanges()), last.GetRevision())
+	}
+	if len(r.GetChanges()) != 400 || len(r.GetChanges()[0].GetRejections()) != 12 {
+		t.Error("the zone's own report was changed")
+	}
+	small := &zonesyncv1.Report{Applied: 1}
+	if bounded(small) != small {
+		t.Error("a small report was copied")
+	}
+}
+
 // FuzzZone feeds frames of any kind to the zone's side: it must not panic, must
 // end when told, and must collect no more than its bound.
 func FuzzZone(f *testing.F) {
