@@ -1,10 +1,13 @@
 package api
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"reflect"
 	"slices"
 	"time"
 
@@ -156,6 +159,10 @@ func (w *writer) put(ctx context.Context, d document, given map[mesh.Key]bool, p
 	if err := w.match.check(old.Revision, exists); err != nil {
 		return err
 	}
+	r.Status = old.Status
+	if exists && sameJSON(old.Spec, r.Spec) {
+		r.Spec = old.Spec // another order of fields is no change
+	}
 	res := Result{Kind: r.Kind, Mesh: r.Mesh, Name: r.Name, Action: actionUpdated, Revision: old.Revision}
 	changes := true
 	switch {
@@ -164,7 +171,6 @@ func (w *writer) put(ctx context.Context, d document, given map[mesh.Key]bool, p
 	case store.SameContent(old, r):
 		res.Action, changes = actionUnchanged, false
 	}
-	r.Status = old.Status
 	p.results = append(p.results, res)
 	rev := old.Revision
 	p.add(store.Op{Resource: r, IfRevision: &rev}, changes, len(p.results)-1)
@@ -172,6 +178,19 @@ func (w *writer) put(ctx context.Context, d document, given map[mesh.Key]bool, p
 		return w.defaults(d, given, p)
 	}
 	return nil
+}
+
+// sameJSON reports whether two specs say the same, in whatever order.
+func sameJSON(a, b []byte) bool {
+	decode := func(data []byte) (v any, ok bool) {
+		d := json.NewDecoder(bytes.NewReader(data))
+		d.UseNumber()
+		err := d.Decode(&v)
+		return v, err == nil
+	}
+	x, okX := decode(a)
+	y, okY := decode(b)
+	return okX && okY && reflect.DeepEqual(x, y)
 }
 
 // defaults are created with a mesh, in the same batch: a mesh has an identity
