@@ -239,7 +239,7 @@ type bar struct {
 }
 
 func newBars(w io.Writer) *bars {
-	return &bars{progress: mpb.New(mpb.WithOutput(w), mpb.WithWidth(40), mpb.WithRefreshRate(50*time.Millisecond)), zones: map[string]*bar{}}
+	return &bars{progress: mpb.New(mpb.WithOutput(w), mpb.WithRefreshRate(50*time.Millisecond), mpb.WithAutoRefresh()), zones: map[string]*bar{}}
 }
 
 func (b *bars) show(s sync.ChangeStatus) {
@@ -248,7 +248,8 @@ func (b *bars) show(s sync.ChangeStatus) {
 		if one == nil {
 			one = &bar{now: make(chan string, 1)}
 			last := ""
-			one.Bar = b.progress.AddBar(1, mpb.PrependDecorators(decor.Name(z.Zone, decor.WCSyncSpaceR)),
+			// Without a total it is completed by close alone.
+			one.Bar = b.progress.AddBar(0, mpb.BarWidth(24), mpb.PrependDecorators(decor.Name(z.Zone, decor.WCSyncSpaceR)),
 				mpb.AppendDecorators(decor.Any(func(decor.Statistics) string {
 					select {
 					case last = <-one.now:
@@ -267,11 +268,8 @@ func (b *bars) show(s sync.ChangeStatus) {
 		if z.State == sync.Done {
 			current = total
 		}
-		one.SetTotal(total+1, false) // completed by close alone
+		one.SetTotal(total, false)
 		one.SetCurrent(current)
-		if z.State == sync.Done || z.State == sync.Rejected {
-			one.SetTotal(max(current, 1), false)
-		}
 	}
 }
 
