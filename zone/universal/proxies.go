@@ -20,9 +20,9 @@ type Proxies interface {
 	// Drain takes the proxy out of every endpoint set and returns when every
 	// connected proxy of the zone ACKed that, and global was told (or after a bound).
 	Drain(ctx context.Context, key mesh.Key, instance string) error
-	// Leave ends the membership of an instance. Clean is a proper end (the proxy
-	// is forgotten); otherwise the stream broke: it is out of endpoint sets at
-	// once, and forgotten when its lease runs out.
+	// Leave ends the membership of an instance. Clean is a proper end, or a token
+	// that was revoked (the proxy is forgotten); otherwise the stream broke: it is
+	// out of endpoint sets at once, and forgotten when its lease runs out.
 	Leave(key mesh.Key, instance string, clean bool)
 	// Sign issues a certificate for the proxy's key. The SPIFFE ID is the zone's decision.
 	Sign(ctx context.Context, key mesh.Key, instance string, csr []byte) (SVID, error)

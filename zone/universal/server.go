@@ -130,7 +130,8 @@ func (s *Server) connect(rpc agentv1.AgentService_ConnectServer) error {
 		NodeId: joined.NodeID, NodeCluster: joined.NodeCluster, Zone: s.cfg.Zone, SessionToken: joined.SessionToken,
 		Capabilities: capabilities, Probes: probes(proxy.Spec), XdsAddress: s.cfg.XDSAddress,
 	})
-	clean := errors.Is(err, io.EOF) && st.drainAsked
+	// Whose token was revoked is forgotten at once, and its Envoy's session with it.
+	clean := errors.Is(err, io.EOF) && st.drainAsked || st.revoked.Load()
 	if s.isClosed() {
 		// The zone itself stops: that says nothing about its proxies.
 		return status.Error(codes.Unavailable, "zone is stopping")
@@ -236,6 +237,7 @@ func (s *Server) Recheck() {
 		}
 		// As of when it was issued: expiry shall not hide what else is wrong.
 		if _, err := verifier.Verify(st.raw, token.Dataplane, st.claims.Issued); err != nil {
+			st.revoked.Store(true)
 			st.Close(status.Error(codes.Unauthenticated, err.Error()))
 		}
 	}

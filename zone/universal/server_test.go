@@ -273,7 +273,7 @@ func TestRecheck(t *testing.T) {
 	if _, err := c.stream.Recv(); status.Code(err) != codes.Unauthenticated || !strings.Contains(err.Error(), "revoked") {
 		t.Error(err)
 	}
-	b.proxies.expect(t, "leave broken")
+	b.proxies.expect(t, "leave clean") // forgotten, and its Envoy's session with it
 }
 
 func TestRecheckSeesThroughExpiryAndKeysTakenAway(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -42,6 +43,7 @@ type stream struct {
 	instance   string
 	inbounds   map[string]bool
 	drainAsked bool
+	revoked    atomic.Bool
 
 	in     chan *agentv1.AgentFrame
 	ended  chan error                // from the receiver, capacity 1
