@@ -339,26 +339,31 @@ func (e *engine) publishUrgent(b *batch) {
 	}
 }
 
-// publishAll publishes what is left, urgent groups first, then gives proxies
-// their groups.
+// publishAll publishes what is left, urgent groups first. Who stays in a group
+// gets its own resources before that, so that its acknowledgement counts for both;
+// who comes to one gets them with the group, after that.
 func (e *engine) publishAll(b *batch) {
+	unchanged := map[*class]bool{}
+	hand := func(coming bool) {
+		for _, k := range sortedKeys(b.assign) {
+			p := e.proxies[k]
+			if p == nil || p.class == nil || p.class.proxy == nil || coming != (p.group != p.class.ir.ID) {
+				continue
+			}
+			if p.ownFrom == nil || coming || !unchanged[p.class] {
+				if same := e.assign(p); same {
+					unchanged[p.class] = true
+				}
+			}
+			p.ownFrom = p.class.proxy
+		}
+	}
+	hand(false)
 	e.publishUrgent(b)
 	for _, id := range slices.Sorted(maps.Keys(b.publish)) {
 		e.publishClass(b, id, false)
 	}
-	unchanged := map[*class]bool{}
-	for _, k := range sortedKeys(b.assign) {
-		p := e.proxies[k]
-		if p == nil || p.class == nil || p.class.proxy == nil {
-			continue
-		}
-		if !unchanged[p.class] || p.ownFrom == nil {
-			if same := e.assign(p); same {
-				unchanged[p.class] = true
-			}
-		}
-		p.ownFrom = p.class.proxy
-	}
+	hand(true)
 }
 
 func (e *engine) publishClass(b *batch, id string, urgent bool) {
@@ -383,13 +388,11 @@ func (e *engine) assign(p *proxy) (same bool) {
 		e.log.Error("listeners not built; the last ones stay", "proxy", p.resource.Key.String(), "error", err)
 		return false
 	}
-	next := delta.NewSet(resources)
-	same = p.ownFrom != nil && sameVersions(p.ownResources, resources)
-	if same {
+	if p.group == p.class.ir.ID && p.ownFrom != nil && sameVersions(p.ownResources, resources) {
 		return true
 	}
-	p.ownSet, p.ownResources = next, resources
-	e.cfg.delta.Assign(p.node, p.class.ir.ID, next)
+	p.group, p.ownSet, p.ownResources = p.class.ir.ID, delta.NewSet(resources), resources
+	e.cfg.delta.Assign(p.node, p.group, p.ownSet)
 	return false
 }
 
@@ -472,6 +475,7 @@ func (e *engine) release(b *batch) {
 		e.world.Forget(c.unit)
 		e.leaveLayer(c, c.layer)
 		e.tracker.forget(id)
+		e.cfg.delta.Retire(id)
 		for _, in := range c.ir.Inbounds {
 			name := ir.TightenCounter(id, in.Name)
 			if _, ok := e.permissions[name]; ok {

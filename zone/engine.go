@@ -49,6 +49,7 @@ type publisher interface {
 	Publish(group string, mark int64, urgent bool, layers ...*delta.Set)
 	Assign(node, group string, own *delta.Set)
 	Unassign(node string)
+	Retire(group string)
 	Progress(group string) []delta.Progress
 	InSync(node string) bool
 	Rejections() []delta.Rejection
@@ -268,12 +269,13 @@ func (e *engine) process(ops []*op) {
 	e.compileClasses(b)
 	e.publishAll(b)
 	e.release(b)
+	e.countProxies()
+	e.tracker.begin(b)
+	e.progress()
 	if b.applied > 0 {
 		e.tracker.applied(b)
 		e.log.Debug("batch published", "rev", int64(b.applied), "groups", len(b.published), "took", time.Since(b.now))
 	}
-	e.countProxies()
-	e.progress()
 	e.metrics.batch.Observe(time.Since(b.now).Seconds())
 	for _, o := range ops {
 		if o.done != nil {

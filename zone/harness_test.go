@@ -59,6 +59,12 @@ func (r *recorder) Unassign(node string) {
 	delete(r.own, node)
 }
 
+func (r *recorder) Retire(group string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.layers, group)
+}
+
 func (r *recorder) Progress(group string) []delta.Progress {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -267,3 +273,5 @@ func testAuthority(t *testing.T, td string) string {
 }
 
 var testAuthorities sync.Map
+
+func updateOf(r mesh.Resource) disk.Update { return disk.Update{PutResources: []mesh.Resource{r}} }

@@ -54,8 +54,10 @@ type proxy struct {
 	problems mesh.Problems
 	class    *class
 	own      *ir.Instance
-	ownSet   *delta.Set
-	ownFrom  *ir.Proxy
+	// group that it is assigned to, with ownSet.
+	group   string
+	ownSet  *delta.Set
+	ownFrom *ir.Proxy
 	// ownResources are what ownSet holds.
 	ownResources []*delta.Resource
 }

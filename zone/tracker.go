@@ -94,17 +94,25 @@ func (t *tracker) dirty() []string {
 	return out
 }
 
-// applied notes that everything up to a revision is published.
-func (t *tracker) applied(b *batch) {
+// begin notes what a batch published, before anything is asked about it.
+func (t *tracker) begin(b *batch) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.upTo = max(t.upTo, int64(b.applied))
-	if b.mark > 0 {
+	if b.applied > 0 {
 		t.mark(int64(b.mark), b.now)
 	}
 	for g := range b.published {
 		t.groups[g] = true
 	}
+}
+
+// applied notes that everything up to a revision is published, and that what
+// proxies have to do with it is known.
+func (t *tracker) applied(b *batch) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.upTo = max(t.upTo, int64(b.applied))
+	t.close(b.now)
 	ring(t.changed)
 }
 
@@ -154,6 +162,11 @@ func (t *tracker) update(group string, list []delta.Progress, now time.Time) {
 			return g
 		}
 		m := t.mark(rev, when)
+		if !m.settled.IsZero() {
+			// What the zone itself changed since then is no concern of the revision.
+			touched[rev] = &groupProgress{}
+			return touched[rev]
+		}
 		g := m.groups[group]
 		if g == nil {
 			g = &groupProgress{}
@@ -203,6 +216,15 @@ func (t *tracker) update(group string, list []delta.Progress, now time.Time) {
 // close notes which marks are settled now, and forgets old ones.
 func (t *tracker) close(now time.Time) {
 	for rev, m := range t.marks {
+		if rev > t.upTo {
+			continue
+		}
+		if !m.settled.IsZero() {
+			if now.Sub(m.settled) > remember && len(t.marks) > 1 {
+				delete(t.marks, rev)
+			}
+			continue
+		}
 		behind := false
 		last := m.arrived
 		for _, g := range m.groups {
@@ -211,20 +233,25 @@ func (t *tracker) close(now time.Time) {
 				last = g.settled
 			}
 		}
-		if behind {
-			m.settled = time.Time{}
-			continue
-		}
-		m.settled = last
-		if now.Sub(last) > remember && len(t.marks) > 1 {
-			delete(t.marks, rev)
+		if !behind {
+			m.settled = last
 		}
 	}
-	if len(t.marks) > maxReported {
-		revs := slices.Sorted(maps.Keys(t.marks))
-		for _, rev := range revs[:len(revs)-maxReported] {
-			delete(t.marks, rev)
-		}
+	t.trim()
+}
+
+// trim bounds the marks: the oldest go first, but never the one that holds the
+// settled revision back.
+func (t *tracker) trim() {
+	if len(t.marks) <= maxReported {
+		return
+	}
+	revs := slices.Sorted(maps.Keys(t.marks))
+	if i := slices.IndexFunc(revs, func(rev int64) bool { return t.marks[rev].settled.IsZero() }); i >= 0 {
+		revs = slices.Delete(revs, i, i+1)
+	}
+	for _, rev := range revs[:max(0, len(t.marks)-maxReported)] {
+		delete(t.marks, rev)
 	}
 }
 

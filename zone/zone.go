@@ -223,10 +223,12 @@ type parts struct {
 	client *zonesync.Client
 	server *grpc.Server
 	xds    *delta.Server
+	// registry has the metrics of all.
+	registry *prometheus.Registry
 }
 
 func (z *Zone) assemble(file *disk.File) (*parts, error) {
-	p := &parts{}
+	p := &parts{registry: z.registry}
 	var err error
 	p.xds = delta.New(delta.Config{
 		Authorize:  func(ctx context.Context, node *corev3.Node) (string, error) { return p.engine.authorize(ctx, node) },

@@ -12,9 +12,11 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/proto/zonesync"
@@ -138,7 +140,12 @@ func (c *Client) Run(ctx context.Context) error {
 			return nil
 		}
 		c.log.Info("not connected to global", "error", err)
-		timer := time.NewTimer(min(pauses.NextBackOff(), maxBackoff))
+		wait := min(pauses.NextBackOff(), maxBackoff)
+		if status.Code(err) == codes.Aborted {
+			// Another process has this zone's name, or global cannot be followed now.
+			wait = maxBackoff
+		}
+		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
 		case <-c.kick:

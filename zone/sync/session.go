@@ -17,7 +17,7 @@ import (
 
 // reportPause is the least time between two reports: the first goes out at once,
 // a burst of progress coalesces behind it.
-const reportPause = 5 * time.Millisecond
+const reportPause = 2 * time.Millisecond
 
 // frameStream is a stream as the protocol sees it.
 type frameStream interface {

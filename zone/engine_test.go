@@ -1,0 +1,279 @@
+package zone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tombolo-mesh/tombolo/mesh"
+)
+
+func readFile(t *testing.T, path string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func dataplaneKey(name string) mesh.Key {
+	return mesh.Key{Kind: mesh.KindDataplane, Mesh: "default", Zone: "east", Name: name}
+}
+
+// generation of the TCP inbound of a proxy.
+func (r *rig) generation(name string) uint64 {
+	r.t.Helper()
+	p := r.e.proxies[dataplaneKey(name)]
+	for _, in := range p.class.proxy.Inbounds {
+		if in.Name == "tcp" {
+			return in.Generation
+		}
+	}
+	r.t.Fatal("no inbound tcp")
+	return 0
+}
+
+func permission(t *testing.T, name, target, allow string) mesh.Change {
+	return put(resource(t, mesh.KindMeshTrafficPermission, "default", "", name, fmt.Sprintf(
+		`{"targetRef":%s,"rules":[{"default":{"allow":[{"spiffeID":{"type":"Prefix","value":%q}}]}}]}`, target, allow)))
+}
+
+func TestTighteningCutsTCP(t *testing.T) {
+	const everyone, some = "spiffe://", "spiffe://default.east.mesh.local/workload/web"
+	r := newRig(t, "east")
+	step := func(what string, want uint64) {
+		t.Helper()
+		if got := r.generation("db-1"); got != want {
+			t.Errorf("%s: generation %d, want %d", what, got, want)
+		}
+	}
+	db := sidecar(t, "default", "db-1", "db", "10.0.0.5", tcpInbound)
+	all := `{"kind":"Mesh"}`
+	r.turn(r.push(identityOf(t, "default"), permission(t, "p", all, everyone)), r.join(db))
+	step("first", 0)
+	r.turn(r.push(permission(t, "p", all, some)))
+	step("tightened", 1)
+	r.turn(r.push(permission(t, "p", all, everyone)))
+	step("loosened", 1)
+	r.restart()
+	step("restarted", 1)
+	r.turn(r.push(permission(t, "p", all, everyone)))
+	step("the same again", 1)
+
+	// A tightening that the zone finds when it starts counts as any other.
+	next := permission(t, "p", all, some)
+	if err := r.file.Commit(updateOf(next.Resource)); err != nil {
+		t.Fatal(err)
+	}
+	r.restart()
+	step("tightened while away", 2)
+
+	// A policy that names the proxy moves it to a class of its own, tightened.
+	r.turn(r.push(permission(t, "p", all, everyone)))
+	r.turn(r.push(del(next.Resource.Key), permission(t, "q", `{"kind":"Dataplane","labels":{"kuma.io/display-name":"db-1"}}`, some)))
+	step("named and tightened", 3)
+	r.turn(r.push(permission(t, "p", all, everyone), del(mesh.Key{Kind: mesh.KindMeshTrafficPermission, Mesh: "default", Name: "q"})))
+	step("back in its class, loosened", 3)
+}
+
+func TestIdentityIsNeverTakenAway(t *testing.T) {
+	r := newRig(t, "east")
+	id := identityOf(t, "default")
+	r.turn(r.push(id, allowAll(t, "default")), r.join(sidecar(t, "default", "web-1", "web", "10.0.0.1", httpInbound)))
+	before := jsonOf(t, published(r.e, r.e.proxies[dataplaneKey("web-1")]))
+	kept := func(step string) {
+		t.Helper()
+		if jsonOf(t, published(r.e, r.e.proxies[dataplaneKey("web-1")])) != before {
+			t.Error(step, "changed what the proxy has")
+		}
+		if p := r.e.problems(); len(p) != 1 || p[0].key != id.Resource.Key {
+			t.Error(step, "is no problem:", p)
+		}
+	}
+	r.turn(r.push(del(id.Resource.Key)))
+	kept("deleting the last identity")
+	r.restart()
+	kept("restarting")
+	r.turn(func(b *batch) {
+		b.must.ReplaceResources = true
+		r.rev = 50
+		r.e.take(b, position(r.rev), r.rev, nil)
+	})
+	if p := r.e.problems(); len(p) != 1 {
+		t.Error("a snapshot without it:", p)
+	}
+	r.turn(r.push(put(resource(t, mesh.KindMeshIdentity, "default", "", "next", `{"spiffeID":{"path":"/w/{{ .Workload }}"},"provider":{"type":"Bundled"}}`))))
+	if p := r.e.problems(); len(p) != 0 || len(r.e.kept) != 0 {
+		t.Error("kept although there is another:", p)
+	}
+	if got := r.e.proxies[dataplaneKey("web-1")].decision.SpiffeID; got != "spiffe://default.east.mesh.local/w/web" {
+		t.Error(got)
+	}
+	broken := resource(t, mesh.KindMeshIdentity, "default", "", "next", `{"provider":"what"}`)
+	r.turn(r.push(put(broken)))
+	r.restart()
+	if d := r.e.proxies[dataplaneKey("web-1")].decision; d == nil {
+		t.Error("an identity that cannot be decoded took it away")
+	}
+}
+
+func TestResign(t *testing.T) {
+	r := newRig(t, "east")
+	a := &agent{}
+	join := func(b *batch) {
+		r.join(sidecar(t, "default", "web-1", "web", "10.0.0.1", httpInbound))(b)
+		r.e.proxies[dataplaneKey("web-1")].control = a
+	}
+	r.turn(join)
+	if _, err := (members{r.e}).signNow(r, "web-1"); err == nil || !strings.Contains(err.Error(), "no MeshIdentity") {
+		t.Error(err)
+	}
+	for i, path := range []string{"/a", "/a", "/b"} {
+		r.turn(r.push(put(resource(t, mesh.KindMeshIdentity, "default", "", "id", fmt.Sprintf(`{"spiffeID":{"path":%q},"provider":{"type":"Bundled"}}`, path)))))
+		if want := []int{1, 1, 2}[i]; a.resigned != want {
+			t.Errorf("step %d: asked %d times to sign again, want %d", i, a.resigned, want)
+		}
+	}
+}
+
+// signNow signs with the rig's loop turned by hand.
+func (m members) signNow(r *rig, name string) (string, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = r.e.run(ctx) }()
+	svid, err := m.Sign(ctx, dataplaneKey(name), "i-"+name, csr(r.t))
+	cancel()
+	<-ended
+	r.e.stopped = make(chan struct{})
+	return svid.SpiffeID, err
+}
+
+func TestDiskFailure(t *testing.T) {
+	r := newRig(t, "east")
+	r.turn(r.push(identityOf(t, "default")))
+	if err := r.file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	err := r.turn(r.push(allowAll(t, "default")), r.join(sidecar(t, "default", "web-1", "web", "10.0.0.1", httpInbound)))
+	if err == nil {
+		t.Error("what could not be saved is acknowledged")
+	}
+	if got := r.e.position.Load().Revision; got != 1 {
+		t.Error("position moved to", got)
+	}
+	if _, ok := r.e.object(allowAll(t, "default").Resource.Key); ok {
+		t.Error("what could not be saved is in force")
+	}
+	if p := r.e.proxies[dataplaneKey("web-1")]; p == nil || r.out.groups[p.node] == "" || !r.e.unsaved[dataplaneKey("web-1")] {
+		t.Error("the proxy is not served, or not remembered to be saved")
+	}
+}
+
+func TestUrgentGoesFirst(t *testing.T) {
+	r := newRig(t, "east")
+	r.turn(r.push(identityOf(t, "default"), allowAll(t, "default")),
+		r.join(sidecar(t, "default", "a-1", "a", "10.0.0.1", httpInbound)),
+		r.join(sidecar(t, "default", "z-1", "z", "10.0.0.2", httpInbound, callAPI)),
+		r.join(sidecar(t, "default", "api-1", "api", "10.0.0.3", httpInbound)))
+	r.out.log = nil
+	r.turn(r.push(put(resource(t, mesh.KindMeshTimeout, "default", "", "t", `{"rules":[{"default":{"http":{"requestTimeout":"9s"}}}]}`))),
+		func(b *batch) { r.e.health(b, dataplaneKey("api-1"), "i-api-1", []string{"http"}) })
+	if len(r.out.log) < 3 || !strings.HasPrefix(r.out.log[0], "z-") || !strings.HasSuffix(r.out.log[0], "urgent=true") {
+		t.Error("the removed endpoint did not go first:", r.out.log)
+	}
+}
+
+func (r *rig) presences() map[presence]int {
+	out := map[presence]int{}
+	for _, p := range r.e.proxies {
+		out[p.presence]++
+	}
+	return out
+}
+
+// inLoop runs the engine's own loop in a bubble of time.
+func (r *rig) inLoop(fn func(look func(what string, want map[presence]int))) {
+	r.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	r.e.stopped = make(chan struct{})
+	r.e.ops = make(chan *op, queueLength)
+	r.e.tracker.wake = make(chan struct{}, 1)
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = r.e.run(ctx) }()
+	fn(func(what string, want map[presence]int) {
+		r.t.Helper()
+		var got map[presence]int
+		if err := r.e.do(nil, func(*batch) { got = r.presences() }); err != nil {
+			r.t.Fatal(err)
+		}
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			r.t.Errorf("%s: present, presumed, lost are %v, want %v", what, got, want)
+		}
+	})
+	cancel()
+	<-ended
+}
+
+func wait(d time.Duration) { <-time.After(d) }
+
+func TestLivesOfProxies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, "east")
+		r.turn(r.push(identityOf(t, "default")))
+		for i := range 10 {
+			r.turn(r.join(sidecar(t, "default", fmt.Sprint("web-", i), "web", fmt.Sprint("10.0.0.", i+1), httpInbound)))
+		}
+		r.inLoop(func(look func(string, map[presence]int)) {
+			m := members{r.e}
+			m.Leave(dataplaneKey("web-0"), "i-web-0", false)
+			look("one breaks", map[presence]int{present: 9, lost: 1})
+			wait(time.Minute)
+			for i := 1; i < 10; i++ {
+				m.Leave(dataplaneKey(fmt.Sprint("web-", i)), fmt.Sprint("i-web-", i), false)
+			}
+			look("all the others at once", map[presence]int{presumed: 5, lost: 5})
+			wait(DefaultDoubt / 2)
+			if err := r.e.do(nil, r.join(sidecar(t, "default", "web-9", "web", "10.0.0.10", httpInbound))); err != nil {
+				t.Fatal(err)
+			}
+			look("one comes back", map[presence]int{present: 1, presumed: 4, lost: 5})
+			wait(DefaultDoubt/2 + time.Second)
+			look("the doubt is over", map[presence]int{present: 1, lost: 9})
+			wait(DefaultLease - time.Minute)
+			look("the first lease is over", map[presence]int{present: 1, lost: 8})
+			wait(time.Minute)
+			look("all leases are over", map[presence]int{present: 1})
+		})
+		r.restart()
+		r.inLoop(func(look func(string, map[presence]int)) {
+			look("after a restart", map[presence]int{presumed: 1})
+			wait(DefaultGrace + time.Second)
+			look("the grace is over", map[presence]int{lost: 1})
+			wait(DefaultLease)
+			look("forgotten", map[presence]int{})
+		})
+		r.restart()
+		if len(r.e.proxies) > 0 {
+			t.Error("the disk still has", sortedKeys(r.e.proxies))
+		}
+	})
+}
+
+func TestStoppedEngineRefuses(t *testing.T) {
+	r := newRig(t, "east")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := r.e.run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.e.do(nil, func(*batch) {}); !errors.Is(err, errStopped) {
+		t.Error(err)
+	}
+	members{r.e}.Leave(dataplaneKey("x"), "i", false)
+}
