@@ -16,9 +16,8 @@ import (
 
 // fedStream is a zone that says what it is fed and reads everything.
 type fedStream struct {
-	ctx  context.Context
-	say  chan *zonesyncv1.ZoneFrame
-	sent chan int
+	ctx context.Context
+	say chan *zonesyncv1.ZoneFrame
 }
 
 func (s *fedStream) Context() context.Context { return s.ctx }

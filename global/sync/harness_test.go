@@ -570,36 +570,6 @@ func both(t *testing.T, run func(t *testing.T, f *fleet)) {
 	t.Run("tcp", func(t *testing.T) { run(t, newFleet(t, false, globalsync.NewMemStore())) })
 }
 
-// The resources of tests.
-
-func put(r mesh.Resource) store.Op { return store.Op{Resource: r} }
-func del(k mesh.Key) store.Op      { return store.Op{Delete: true, Resource: mesh.Resource{Key: k}} }
-
-func aMesh(name string) mesh.Resource {
-	return mesh.Resource{Key: mesh.Key{Kind: mesh.KindMesh, Name: name}, Labels: map[string]string{}, Spec: []byte(`{}`)}
-}
-
-func anIdentity(meshName string) mesh.Resource {
-	return mesh.Resource{Key: mesh.Key{Kind: mesh.KindMeshIdentity, Mesh: meshName, Name: "identity"}, Labels: map[string]string{},
-		Spec: []byte(`{"selector":{"dataplane":{}},"provider":{"type":"Bundled"}}`)}
-}
-
-func aTimeout(name string, seconds int) mesh.Resource {
-	return mesh.Resource{Key: mesh.Key{Kind: mesh.KindMeshTimeout, Mesh: "default", Name: name}, Labels: map[string]string{},
-		Spec: fmt.Appendf(nil, `{"to":[{"targetRef":{"kind":"Mesh"},"default":{"idleTimeout":"%ds"}}]}`, seconds)}
-}
-
-func aService(zone, name string, healthy int) mesh.Resource {
-	return mesh.Resource{Key: mesh.Key{Kind: mesh.KindMeshService, Mesh: "default", Zone: zone, Name: name}, Labels: map[string]string{"app": name},
-		Spec:   fmt.Appendf(nil, `{"selector":{"dataplaneLabels":{"matchLabels":{"app":"x"}}},"ports":[{"port":80}],"identities":[{"type":"SpiffeID","value":"spiffe://default.%s.mesh.local/workload/%s"}]}`, zone, name),
-		Status: fmt.Appendf(nil, `{"dataplaneProxies":{"connected":%d,"healthy":%d,"total":%d},"ports":[{"port":80,"healthy":%d}]}`, healthy, healthy, healthy, healthy)}
-}
-
-func aDataplane(zone, name string) mesh.Resource {
-	return mesh.Resource{Key: mesh.Key{Kind: mesh.KindDataplane, Mesh: "default", Zone: zone, Name: name}, Labels: map[string]string{"app": "x"},
-		Spec: []byte(`{"networking":{"address":"10.0.0.1","inbound":[{"port":80}]}}`), Status: []byte(`{"connected":true}`)}
-}
-
 // settled waits until every zone has everything.
 func (f *fleet) settled() {
 	f.t.Helper()

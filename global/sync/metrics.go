@@ -6,7 +6,7 @@ import "github.com/prometheus/client_golang/prometheus"
 type metrics struct {
 	streams                                                 prometheus.Gauge
 	sent, pushes, snapshots, nacks, facts, refused, unknown prometheus.Counter
-	ack, settle                                             prometheus.Histogram
+	delay, ack, settle                                      prometheus.Histogram
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -38,6 +38,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		facts:     counter("facts_total", "Writes and deletions of facts that zones told."),
 		refused:   counter("facts_refused_total", "Facts of zones that were refused."),
 		unknown:   counter("unknown_frames_total", "Frames of an unknown type, ignored."),
+		delay:     histogram("push_seconds", "Time from the commit of a change to its push to a zone that is up to date."),
 		ack:       histogram("ack_seconds", "Time from the push to the zone's acknowledgement."),
 		settle:    histogram("settle_seconds", "Time from the commit to the zone's report of the last proxy."),
 	}

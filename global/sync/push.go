@@ -213,7 +213,13 @@ func (st *stream) sendChanges(ctx context.Context, cursor mesh.Revision) (mesh.R
 		return to.Revision, nil
 	}
 	out = slices.DeleteFunc(out, func(c *zonesyncv1.Change) bool { return c == nil })
-	return to.Revision, st.sendPush(from, to, out)
+	if err := st.sendPush(from, to, out); err != nil {
+		return cursor, err
+	}
+	if head, _, _ := st.s.feed.now(); head.Revision == to.Revision {
+		st.s.metrics.delay.Observe(max(0, time.Since(changes[len(changes)-1].Time).Seconds()))
+	}
+	return to.Revision, nil
 }
 
 // expand tells the zone everything that another zone owns, or that it is gone,
