@@ -47,7 +47,7 @@ func rooms() []room {
 		{"global/store/...", []string{"global/store/...", "mesh", "migrations", "internal/...", "identity/..."}, "stores know resources, nothing of who asks"},
 		{"zone/...", []string{"zone/...", "mesh", "mesh/ir", "ingress", "xds", "xds/delta", "identity/...", "proto/...", "internal/..."}, "a zone meets global in proto alone"},
 		{"zone/world", []string{"mesh", "mesh/ir", "internal/..."}, "tables and recorded reads, no protocol"},
-		{"zone/disk", []string{"mesh", "identity/...", "internal/...", "zone/world"}, "the one state file"},
+		{"zone/disk", []string{"mesh", "identity/...", "internal/...", "proto/zonesync/..."}, "the one state file; resources lie in it as they travel"},
 		{"zone/sync", []string{"mesh", "proto/zonesync/...", "internal/..."}, "the protocol's zone side, no engine"},
 		{"zone/universal", []string{"mesh", "proto/agent/...", "identity/...", "internal/..."}, "a platform feeds the engine through an interface"},
 		{"agent/...", []string{"agent/...", "proto/agent/...", "identity/...", "internal/..."}, "small and privileged, beside every application"},
