@@ -188,6 +188,7 @@ func (st *stream) unsubscribe(t *typeState, name string) {
 // answered books an ACK or a NACK.
 func (st *stream) answered(t *typeState, f *flight, req *discoveryv3.DeltaDiscoveryRequest, now time.Time) {
 	s := st.server
+	t.answered = now
 	s.metrics.acks.WithLabelValues(short(t.typeURL)).Observe(now.Sub(f.sent).Seconds())
 	if req.ErrorDetail == nil {
 		for name, version := range f.items {

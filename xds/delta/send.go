@@ -316,7 +316,7 @@ func (st *stream) followed(f *flight) {
 }
 
 // expire halves CDS responses that nobody answered. While endpoints or secrets are
-// unanswered the clusters have reason to be warming; a single cluster is left to warm.
+// being answered the clusters have reason to be warming; a single cluster is left to warm.
 func (st *stream) expire(now time.Time) time.Time {
 	t := st.types[clusterType]
 	var until time.Time
@@ -331,7 +331,7 @@ func (st *stream) expire(now time.Time) time.Time {
 			until = earlier(until, f.deadline)
 			continue
 		}
-		if st.owing(endpointType) || st.owing(secretType) {
+		if st.owing(endpointType, now) || st.owing(secretType, now) {
 			f.deadline = now.Add(st.server.cfg.ClustersTimeout)
 			until = earlier(until, f.deadline)
 			continue
@@ -365,9 +365,11 @@ func (st *stream) expire(now time.Time) time.Time {
 	return until
 }
 
-func (st *stream) owing(typeURL string) bool {
+// owing says that answers of a type are missing, and some came lately: with a lost
+// NACK Envoy may leave the answer to the endpoints out as well.
+func (st *stream) owing(typeURL string, now time.Time) bool {
 	t := st.types[typeURL]
-	return t != nil && (len(t.flights) > 0 || len(t.dirty) > 0)
+	return t != nil && (len(t.flights) > 0 || len(t.dirty) > 0) && now.Sub(t.answered) < st.server.cfg.ClustersTimeout
 }
 
 func earlier(a, b time.Time) time.Time {

@@ -43,6 +43,8 @@ type typeState struct {
 	flights []*flight           // sent and not answered, in order
 	flying  map[string]*flight  // the last flight of a name
 	retry   []batch
+	// answered is when the last answer came.
+	answered time.Time
 }
 
 // batch is a part of an unanswered CDS response, to be sent again.
