@@ -187,7 +187,7 @@ func (s *Server) judgeFacts(z *zone, b *factsBatch) ([]store.Op, map[mesh.Key][s
 func (s *Server) writeRetrying(ctx context.Context, zone string, ops []store.Op) (store.Position, error) {
 	delay := 50 * time.Millisecond
 	for {
-		at, err := s.cfg.Store.Write(ctx, "zone:"+zone, ops)
+		at, err := s.cfg.Store.Write(ctx, zoneAuthor(zone), ops)
 		if err == nil || !errors.Is(err, store.ErrUnavailable) {
 			return at, err
 		}

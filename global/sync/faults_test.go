@@ -508,3 +508,31 @@ func TestTwoProcessesOfOneZone(t *testing.T) {
 		}
 	})
 }
+
+// TestFactsDeletedAtGlobal: a mesh is deleted with all that is in it, and made
+// again. What the zones own in it comes back.
+func TestFactsDeletedAtGlobal(t *testing.T) {
+	both(t, func(t *testing.T, f *fleet) {
+		f.seeded("east", "west")
+		service, proxy := aService("west", "backend", 1), aDataplane("west", "backend-1")
+		f.zones["west"].facts.put(service, proxy)
+		f.settled()
+		gone := f.write(del(service.Key), del(proxy.Key), del(anIdentity("default").Key), del(aTimeout("t", 0).Key), del(aMesh("default").Key))
+		f.eventually("the mesh to be gone in the zones", func() error {
+			for _, z := range f.zones {
+				if n := len(z.replica.texts()); n != 0 || z.replica.Position().Revision < gone || !z.client.Connected() {
+					return fmt.Errorf("zone %s holds %d resources", z.name, n)
+				}
+			}
+			if n := len(f.told("west")); n != 0 {
+				return fmt.Errorf("global holds %d facts", n)
+			}
+			return nil
+		})
+		f.write(put(aMesh("default")), put(anIdentity("default")))
+		f.settled()
+		if n := len(f.told("west")); n != 2 {
+			t.Errorf("global holds %d facts of west", n)
+		}
+	})
+}

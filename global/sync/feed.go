@@ -50,6 +50,9 @@ type feed struct {
 	zones      map[string]bool
 	meshes     map[string]bool
 	identities map[mesh.Key]mesh.Resource
+	// meddled has the last revision at which another than the zone itself changed
+	// what it owns, for example by deleting a whole mesh.
+	meddled map[string]mesh.Revision
 }
 
 // past is what is remembered of a change.
@@ -131,7 +134,7 @@ func (f *feed) load(ctx context.Context) error {
 	f.epoch++
 	f.head, f.base, f.window, f.bytes, f.history = head, head.Revision, nil, 0, history
 	f.digests = map[mesh.Revision]store.Digest{head.Revision: head.Digest}
-	f.zones, f.meshes, f.identities = zones, meshes, identities
+	f.zones, f.meshes, f.identities, f.meddled = zones, meshes, identities, map[string]mesh.Revision{}
 	f.bumpLocked()
 	select {
 	case <-f.ready:
@@ -249,6 +252,9 @@ func (f *feed) publish(changes []mesh.Change, head store.Position) {
 // learnLocked keeps what decides about visibility and facts, before the change is published.
 func (f *feed) learnLocked(c mesh.Change) {
 	r := c.Resource
+	if r.Key.Zone != "" && c.Author != zoneAuthor(r.Key.Zone) {
+		f.meddled[r.Key.Zone] = c.Revision
+	}
 	switch r.Kind {
 	case mesh.KindZone:
 		f.zones = with(f.zones, r.Name, !c.Deleted && zoneEnabled(r), c.Deleted)
@@ -295,6 +301,16 @@ func (f *feed) fleet() (zones, meshes map[string]bool, identities map[mesh.Key]m
 	defer f.mu.Unlock()
 	return f.zones, f.meshes, f.identities
 }
+
+// meddledAfter says whether another than the zone changed what it owns, after a revision.
+func (f *feed) meddledAfter(zone string, rev mesh.Revision) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.meddled[zone] > rev
+}
+
+// zoneAuthor is the author of what a zone tells.
+func zoneAuthor(zone string) string { return "zone:" + zone }
 
 // waitReady blocks until the first load.
 func (f *feed) waitReady(ctx context.Context) error {

@@ -195,7 +195,7 @@ func (s *Server) runRechecks(ctx context.Context) {
 }
 
 // watchFeed ends streams of a history that was replaced, and of zones that were
-// deleted, and wakes who waits for a status.
+// deleted or whose facts were changed by another, and wakes who waits for a status.
 func (s *Server) watchFeed(ctx context.Context) {
 	for {
 		s.mu.Lock()
@@ -209,6 +209,9 @@ func (s *Server) watchFeed(ctx context.Context) {
 				z.stream.end(status.Error(codes.Unavailable, "the store has another history"))
 			} else if _, known := zones[z.name]; !known {
 				z.stream.end(status.Error(codes.Unavailable, "the zone was deleted"))
+			} else if s.feed.meddledAfter(z.name, z.stream.joined) {
+				// It has to compare its facts again, and a new stream does.
+				z.stream.end(status.Error(codes.Unavailable, "what the zone owns was changed at global"))
 			}
 		}
 		s.bumpLocked()
@@ -310,7 +313,8 @@ func (s *Server) admit(st *stream, hello *zonesyncv1.Hello, name string) error {
 	if z.stream != nil {
 		z.stream.end(status.Errorf(codes.Aborted, "replaced by a newer stream of instance %q", clip(hello.GetInstance())))
 	}
-	_, st.epoch, _ = s.feed.now()
+	head, epoch, _ := s.feed.now()
+	st.joined, st.epoch = head.Revision, epoch
 	st.zone, z.stream = z, st
 	z.since, z.version = time.Now(), clip(hello.GetVersion())
 	s.metrics.streams.Inc()
@@ -341,7 +345,7 @@ func (s *Server) ensureZone(ctx context.Context, name string) error {
 	}
 	absent := mesh.Revision(0)
 	key := mesh.Key{Kind: mesh.KindZone, Name: name}
-	at, err := s.cfg.Store.Write(ctx, "zone:"+name, []store.Op{{
+	at, err := s.cfg.Store.Write(ctx, zoneAuthor(name), []store.Op{{
 		Resource:   mesh.Resource{Key: key, Labels: map[string]string{}, Spec: []byte(`{"enabled":true}`)},
 		IfRevision: &absent,
 	}})

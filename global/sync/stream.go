@@ -26,11 +26,12 @@ type stream struct {
 	s     *Server
 	fs    frameStream
 	token string
-	// zone and epoch are set before run.
-	zone  *zone
-	epoch int
-	ctx   context.Context
-	end   context.CancelCauseFunc
+	// zone, and the epoch and revision of the feed when it joined, are set before run.
+	zone   *zone
+	epoch  int
+	joined mesh.Revision
+	ctx    context.Context
+	end    context.CancelCauseFunc
 
 	hello chan *zonesyncv1.Hello
 	// ready is closed when the zone's state belongs to this stream; the receiver
