@@ -30,9 +30,12 @@ const (
 	registerTimeout = 10 * time.Second
 	// A zone that is gone without a word is noticed after 13 s; gRPC pings no more often.
 	pingInterval, pingTimeout = 10 * time.Second, 3 * time.Second
-	inspectChunk              = 512 << 10
-	maxInspect                = 64 << 20
-	maxInspections            = 4
+	// replacedPause is how long an agent stays away after another of its name took its
+	// place, so that two by mistake do not chase each other out without end.
+	replacedPause  = 10 * time.Second
+	inspectChunk   = 512 << 10
+	maxInspect     = 64 << 20
+	maxInspections = 4
 )
 
 // errZoneAway is the outcome of a drain when there is no zone to ask.
@@ -98,7 +101,11 @@ func (l *link) run(ctx context.Context) error {
 			reason = text
 			l.cfg.log.Warn("zone is away, trying on", "zone", l.cfg.agent.ZoneAddress, "error", text)
 		}
-		t := time.NewTimer(wait.NextBackOff())
+		pause := wait.NextBackOff()
+		if status.Code(err) == codes.Aborted {
+			pause = jitter(replacedPause)
+		}
+		t := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
 			t.Stop()
