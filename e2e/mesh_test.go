@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -22,7 +23,7 @@ import (
 // ingress, a caller (web) and two servers (backend).
 type fleet struct {
 	t                    *testing.T
-	dir                  string
+	dir, runs            string
 	bin, agentBin, envoy string
 	net                  *lab.Net
 	hub                  *lab.Host
@@ -35,12 +36,14 @@ type fleet struct {
 
 // zone of a fleet.
 type zone struct {
-	name             string
-	cp, ingress, web *lab.Host
-	backends         []*lab.Host
-	control          *lab.Process
+	name          string
+	cp, ingress   *lab.Host
+	web, stranger *lab.Host // callers: of mesh default, and for tests to use
+	backends      []*lab.Host
+	control       *lab.Process
 }
 
+// The ports of the control planes.
 const (
 	apiPort  = "5682"
 	syncPort = "5685"
@@ -59,8 +62,10 @@ func newFleet(t *testing.T) *fleet {
 	}
 	f := &fleet{t: t, dir: workDir(t), bin: binary(t, "tombolo"), agentBin: binary(t, "tombolo-agent"), envoy: os.Getenv("TOMBOLO_ENVOY"),
 		zones: map[string]*zone{}, procs: map[string]*lab.Process{}}
-	t.Cleanup(f.end)
 	var err error
+	f.runs, err = os.MkdirTemp("", "tombolo-e2e-") // short, for Unix sockets
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(f.runs) })
 	f.net, err = lab.NewNet()
 	must(t, err)
 	must(t, f.net.AddZone("hub", 9))
@@ -71,6 +76,7 @@ func newFleet(t *testing.T) *fleet {
 		f.addZone(name, i+1)
 	}
 	f.startDatabase()
+	t.Cleanup(f.end) // before the database ends
 	f.startGlobal()
 	f.cli("", "config", "set-context", "lab", "--from-data-dir", f.path("global"))
 	for _, z := range f.zones {
@@ -93,7 +99,11 @@ func workDir(t *testing.T) string {
 
 func binary(t *testing.T, name string) string {
 	t.Helper()
-	path, err := filepath.Abs(filepath.Join("..", "bin", name))
+	dir := os.Getenv("TOMBOLO_BIN")
+	if dir == "" {
+		dir = filepath.Join("..", "bin")
+	}
+	path, err := filepath.Abs(filepath.Join(dir, name))
 	must(t, err)
 	if _, err := os.Stat(path); err != nil {
 		t.Fatalf("%s is not built: make e2e builds it", name)
@@ -113,7 +123,7 @@ func (f *fleet) addZone(name string, number int) {
 		must(f.t, err)
 		return h
 	}
-	z := &zone{name: name, cp: host("cp", 2), ingress: host("ingress", 3), web: host("web", 10),
+	z := &zone{name: name, cp: host("cp", 2), ingress: host("ingress", 3), web: host("web", 10), stranger: host("stranger", 11),
 		backends: []*lab.Host{host("backend-1", 21), host("backend-2", 22)}}
 	f.zones[name] = z
 	must(f.t, f.net.Open(z.ingress))
@@ -152,26 +162,38 @@ func (f *fleet) startZone(z *zone) {
 // startGateway starts the zone's ingress of a mesh.
 func (f *fleet) startGateway(z *zone, mesh string) *lab.Process {
 	f.t.Helper()
-	name := "ingress-" + z.name
+	name, port := "ingress-"+z.name, 10001
+	if mesh != "default" {
+		name, port = name+"-"+mesh, 10002
+	}
 	return f.startAgent("gateway", z, z.ingress, mesh, name, "ingress", fmt.Sprintf(`type: Dataplane
 mesh: %s
 name: %s
 labels: {kuma.io/workload: ingress}
 networking:
   address: %s
-  listeners: [{type: ZoneIngress, name: ingress, port: 10001}]
-`, mesh, name, z.ingress.IP))
+  listeners: [{type: ZoneIngress, name: ingress, port: %d}]
+`, mesh, name, z.ingress.IP, port))
 }
 
-// startWeb starts the zone's caller. Port 8081 is backend of the other zone,
-// 8082 backend wherever it is (MeshMultiZoneService), 8083 backend's TCP port.
+// startWeb starts the zone's caller in a mesh: on the host web in mesh default,
+// else on the host stranger. Port 8081 is backend of the other zone, 8082 backend
+// wherever it is (MeshMultiZoneService), 8083 the other zone's backend by TCP.
 func (f *fleet) startWeb(z *zone, mesh string) *lab.Process {
 	f.t.Helper()
+	name, h := "web-"+z.name, z.web
+	if mesh != "default" {
+		name, h = name+"-"+mesh, z.stranger
+	}
+	return f.startAgent("sidecar", z, h, mesh, name, "web", webDataplane(z, mesh, name, h.IP))
+}
+
+func webDataplane(z *zone, mesh, name, ip string) string {
 	other := map[string]string{"east": "west", "west": "east"}[z.name]
 	ref := fmt.Sprintf("{kind: MeshService, labels: {kuma.io/display-name: backend, kuma.io/zone: %s}, port: ", other)
-	return f.startAgent("sidecar", z, z.web, mesh, "web-"+z.name, "web", fmt.Sprintf(`type: Dataplane
+	return fmt.Sprintf(`type: Dataplane
 mesh: %s
-name: web-%s
+name: %s
 labels: {kuma.io/workload: web}
 networking:
   address: %s
@@ -179,16 +201,22 @@ networking:
     - {port: 8081, backendRef: %s8080}}
     - {port: 8082, backendRef: {kind: MeshMultiZoneService, name: backend, port: 8080}}
     - {port: 8083, backendRef: %s9090}}
-`, mesh, z.name, z.web.IP, ref, ref))
+`, mesh, name, ip, ref, ref)
 }
 
 // startBackend starts server i of a zone: the application and its sidecar.
 func (f *fleet) startBackend(z *zone, mesh string, i int) (app, agent *lab.Process) {
 	f.t.Helper()
-	h := z.backends[i]
-	name := fmt.Sprintf("backend-%s-%d", z.name, i+1)
-	app = f.startApp(h, name, z.name)
-	agent = f.startAgent("sidecar", z, h, mesh, name, "backend", fmt.Sprintf(`type: Dataplane
+	name := backendName(z, i)
+	return f.startApp(z.backends[i], name, z.name), f.startBackendAgent(z, mesh, i)
+}
+
+func backendName(z *zone, i int) string { return fmt.Sprintf("backend-%s-%d", z.name, i+1) }
+
+func (f *fleet) startBackendAgent(z *zone, mesh string, i int) *lab.Process {
+	f.t.Helper()
+	h, name := z.backends[i], backendName(z, i)
+	return f.startAgent("sidecar", z, h, mesh, name, "backend", fmt.Sprintf(`type: Dataplane
 mesh: %s
 name: %s
 labels: {kuma.io/workload: backend}
@@ -198,7 +226,6 @@ networking:
     - {name: http, port: 8080, servicePort: 18080, protocol: http}
     - {name: tcp, port: 9090, servicePort: 18080, protocol: tcp}
 `, mesh, name, h.IP))
-	return app, agent
 }
 
 func (f *fleet) startApp(h *lab.Host, name, zone string) *lab.Process {
@@ -221,11 +248,14 @@ func (f *fleet) startAgent(mode string, z *zone, h *lab.Host, mesh, name, worklo
 
 func (f *fleet) startAgentWith(mode string, z *zone, h *lab.Host, name, token, dataplane string) *lab.Process {
 	f.t.Helper()
+	if old := f.procs[name]; old != nil {
+		old.Kill()
+	}
 	file := f.path(name + ".yaml")
 	must(f.t, os.WriteFile(file, []byte(dataplane), 0o644))
 	p, err := h.Start(f.dir, name, nil, f.agentBin, mode, "-d", file, "--token-file", token,
 		"--zone-address", z.cp.IP+":"+xdsPort, "--zone-ca", f.path("zone-"+z.name, "zone-ca.pem"),
-		"--envoy", f.envoy, "--work-dir", f.path("run-"+name), "--concurrency", "1")
+		"--envoy", f.envoy, "--work-dir", filepath.Join(f.runs, name), "--concurrency", "1")
 	must(f.t, err)
 	f.procs[name] = p
 	return p
@@ -248,6 +278,18 @@ func (f *fleet) cli(stdin string, args ...string) string {
 
 func (f *fleet) tryCLI(stdin string, args ...string) (string, error) {
 	return f.hub.Run([]string{"TOMBOLO_CONFIG=" + f.path("config.yaml")}, stdin, f.bin, args...)
+}
+
+// latest is the newest revision at global.
+func (f *fleet) latest() string {
+	f.t.Helper()
+	out := f.cli("", "get", "changes", "--limit", "1", "-o", "json")
+	var list []struct{ Revision int64 }
+	must(f.t, json.Unmarshal([]byte(out), &list))
+	if len(list) != 1 {
+		f.t.Fatalf("the newest change: %q", out)
+	}
+	return strconv.FormatInt(list[0].Revision, 10)
 }
 
 // apply applies manifests and waits until every proxy has them.

@@ -121,19 +121,21 @@ func setSysctl(name, value string) error {
 	return os.WriteFile("/proc/sys/"+name, []byte(value), 0o644)
 }
 
-// Run runs a program on the host to its end and returns what it printed.
+// Run runs a program on the host to its end and returns its standard output; of
+// one that fails, all that it printed.
 func (h *Host) Run(env []string, stdin, program string, args ...string) (string, error) {
 	cmd := exec.Command(program, args...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdin = strings.NewReader(stdin)
-	var out strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &out
+	var out, errs strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &errs
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := h.do(cmd.Start); err != nil {
 		return "", fmt.Errorf("run %s on %s: %w", program, h.Name, err)
 	}
 	if err := cmd.Wait(); err != nil {
-		return out.String(), fmt.Errorf("%s %s: %w\n%s", filepath.Base(program), strings.Join(args, " "), err, out.String())
+		said := out.String() + errs.String()
+		return said, fmt.Errorf("%s %s: %w\n%s", filepath.Base(program), strings.Join(args, " "), err, said)
 	}
 	return out.String(), nil
 }

@@ -8,9 +8,8 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// Relay makes a server outside of the laboratory reachable on a host: what
-// connects to listen there is carried to target here. It ends with the process.
-func (h *Host) Relay(listen, target string) error {
+// Listen opens a TCP port on the host.
+func (h *Host) Listen(address string) (net.Listener, error) {
 	type result struct {
 		l   net.Listener
 		err error
@@ -22,16 +21,23 @@ func (h *Host) Relay(listen, target string) error {
 			made <- result{err: err}
 			return
 		}
-		l, err := net.Listen("tcp", listen)
+		l, err := net.Listen("tcp", address)
 		made <- result{l, err}
 	}()
 	r := <-made
-	if r.err != nil {
-		return r.err
+	return r.l, r.err
+}
+
+// Relay makes a server outside of the laboratory reachable on a host: what
+// connects to listen there is carried to target here. It ends with the process.
+func (h *Host) Relay(listen, target string) error {
+	l, err := h.Listen(listen)
+	if err != nil {
+		return err
 	}
 	go func() {
 		for {
-			in, err := r.l.Accept()
+			in, err := l.Accept()
 			if err != nil {
 				return
 			}

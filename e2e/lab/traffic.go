@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -25,7 +26,6 @@ type Sample struct {
 
 // Traffic is requests at a steady rate, whatever happens to the earlier ones.
 type Traffic struct {
-	name string
 	stop context.CancelFunc
 	wait sync.WaitGroup
 
@@ -39,11 +39,23 @@ func (h *Host) Client(timeout time.Duration) *http.Client {
 }
 
 // Send calls a URL from the host at a rate a second, until Stop. Requests do not
-// wait for each other; at most 1,000 are open, more are counted as failed.
-func (h *Host) Send(name, url string, rate int) *Traffic {
-	ctx, cancel := context.WithCancel(context.Background())
-	t := &Traffic{name: name, stop: cancel}
+// wait for each other; connections are kept and shared.
+func (h *Host) Send(url string, rate int) *Traffic {
 	client := h.Client(10 * time.Second)
+	return Repeat(rate, func() Sample { return Get(client, url) })
+}
+
+// SendShort is Send with a connection for each request.
+func (h *Host) SendShort(url string, rate int) *Traffic {
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: h.Dial, DisableKeepAlives: true}}
+	return Repeat(rate, func() Sample { return Get(client, url) })
+}
+
+// Repeat makes calls at a rate a second, until Stop. Calls do not wait for each
+// other; at most 1,000 are open, more are counted as failed.
+func Repeat(rate int, call func() Sample) *Traffic {
+	ctx, cancel := context.WithCancel(context.Background())
+	t := &Traffic{stop: cancel}
 	slots := make(chan struct{}, 1000)
 	t.wait.Add(1)
 	go func() {
@@ -61,15 +73,80 @@ func (h *Host) Send(name, url string, rate int) *Traffic {
 				t.wait.Add(1)
 				go func() {
 					defer t.wait.Done()
-					t.add(Get(client, url))
+					t.add(call())
 					<-slots
 				}()
 			default:
-				t.add(Sample{Sent: time.Now(), Err: fmt.Errorf("1,000 requests are open")})
+				t.add(Sample{Sent: time.Now(), Err: fmt.Errorf("1,000 calls are open")})
 			}
 		}
 	}()
 	return t
+}
+
+// Hold keeps one connection from the host to an echo server and says a line on
+// it at a rate a second, until Stop. When the connection breaks, that line and
+// the later ones fail: it is not made again.
+func (h *Host) Hold(address string, rate int) *Traffic {
+	ctx, cancel := context.WithCancel(context.Background())
+	t := &Traffic{stop: cancel}
+	t.wait.Add(1)
+	go func() {
+		defer t.wait.Done()
+		tick := time.NewTicker(time.Second / time.Duration(rate))
+		defer tick.Stop()
+		conn, err := h.Dial(ctx, "tcp", address)
+		if err == nil {
+			defer conn.Close()
+		}
+		for n := 0; ; n++ {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			s := Sample{Sent: time.Now()}
+			if err == nil {
+				s.Body, err = echo(conn, fmt.Sprintf("line %d\n", n))
+			}
+			s.Took, s.Err = time.Since(s.Sent), err
+			t.add(s)
+		}
+	}()
+	return t
+}
+
+// Echo connects to an echo server, says a line and hears it again.
+func (h *Host) Echo(address string) Sample {
+	s := Sample{Sent: time.Now()}
+	defer func() { s.Took = time.Since(s.Sent) }()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	conn, err := h.Dial(ctx, "tcp", address)
+	if err != nil {
+		s.Err = err
+		return s
+	}
+	defer conn.Close()
+	s.Body, s.Err = echo(conn, "hello\n")
+	return s
+}
+
+func echo(conn net.Conn, line string) (string, error) {
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return "", err
+	}
+	if _, err := io.WriteString(conn, line); err != nil {
+		return "", err
+	}
+	back := make([]byte, len(line))
+	if _, err := io.ReadFull(conn, back); err != nil {
+		return "", err
+	}
+	if string(back) != line {
+		return "", fmt.Errorf("said %q, heard %q", line, back)
+	}
+	return line, nil
 }
 
 // Get makes one request.
@@ -130,6 +207,9 @@ func (t *Traffic) Count(from, to time.Time, ok func(Sample) bool) (good int, bad
 func Status(status int) func(Sample) bool {
 	return func(s Sample) bool { return s.Err == nil && s.Status == status }
 }
+
+// Answered accepts samples that have no error.
+func Answered(s Sample) bool { return s.Err == nil }
 
 // Recovery is how long after from the last sample was sent that ok refuses, and
 // how many there were.
