@@ -429,3 +429,22 @@ func TestProblemsAndReadBack(t *testing.T) {
 		t.Errorf("writing back what was read is a change: %+v", out)
 	}
 }
+
+// TestRevisionsOfABatchWithAnUnchangedSecret: sealing the same bytes again must
+// be no change, else the revisions that are told would be wrong.
+func TestRevisionsOfABatchWithAnUnchangedSecret(t *testing.T) {
+	r := newRig(t)
+	body := func(value string) string {
+		return `[{"type":"Secret","mesh":"default","name":"s","data":"eA=="},` + timeout("a", value) + `]`
+	}
+	for _, value := range []string{"1s", "2s", "2s", "3s"} {
+		var out Written
+		r.want(200, "PUT", "/resources", r.admin, body(value)).decode(t, &out)
+		for _, x := range out.Results {
+			res, err := r.store.Get(t.Context(), mesh.Key{Kind: x.Kind, Mesh: x.Mesh, Name: x.Name})
+			if err != nil || res.Revision != x.Revision {
+				t.Errorf("%s: told %+v, the store has revision %d, err %v", value, x, res.Revision, err)
+			}
+		}
+	}
+}

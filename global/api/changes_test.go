@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -240,5 +241,24 @@ func TestZonesOverview(t *testing.T) {
 		{Name: "west", Status: sync.ZoneStatus{Name: "west"}}}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestWatchOutlivesTheTimeToReadARequest is over HTTP/1.1, where the deadline of
+// reading a request also ends the context of its handler.
+func TestWatchOutlivesTheTimeToReadARequest(t *testing.T) {
+	r := newRig(t)
+	r.web.Close()
+	r.web = httptest.NewUnstartedServer(r.server.Handler())
+	r.web.Config.ReadTimeout = 100 * time.Millisecond
+	r.web.Start()
+	r.fleet.set(sync.ChangeStatus{Revision: 1, Zones: []sync.ZoneProgress{progress("east", sync.Behind, 1, 0, 1, 0)}})
+	timer := time.AfterFunc(400*time.Millisecond, func() {
+		r.fleet.set(sync.ChangeStatus{Revision: 1, Complete: true, Zones: []sync.ZoneProgress{progress("east", sync.Done, 1, 1, 0, 0)}})
+	})
+	defer timer.Stop()
+	a := r.want(200, "GET", "/changes/1/status?watch=true&timeout=20s", r.reader, "")
+	if lines := strings.Split(strings.TrimSpace(string(a.body)), "\n"); len(lines) != 2 || !strings.Contains(lines[1], `"complete":true`) {
+		t.Errorf("the watch ended early: %s", a.body)
 	}
 }
