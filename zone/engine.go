@@ -218,32 +218,36 @@ func (e *engine) run(ctx context.Context) error {
 	e.process(nil)
 	for {
 		due, stop := e.liveness.timer()
-		var batch []*op
+		var ops []*op
 		select {
 		case <-ctx.Done():
 			stop()
 			return nil
 		case o := <-e.ops:
-			batch = append(batch, o)
+			ops = append(ops, o)
 		case <-due:
-			batch = append(batch, &op{run: e.expire})
+			ops = append(ops, &op{run: e.expire})
 		case <-e.tracker.wake:
-			e.progress()
+			if nodes := e.tracker.warm(); nodes != nil {
+				ops = append(ops, &op{run: func(*batch) { e.warm(nodes) }})
+			} else {
+				e.progress()
+			}
 		}
 		stop()
-		if batch == nil {
+		if ops == nil {
 			continue
 		}
 	more:
-		for len(batch) < batchLength {
+		for len(ops) < batchLength {
 			select {
 			case o := <-e.ops:
-				batch = append(batch, o)
+				ops = append(ops, o)
 			default:
 				break more
 			}
 		}
-		e.process(batch)
+		e.process(ops)
 	}
 }
 

@@ -156,6 +156,7 @@ func (r *rig) join(dp mesh.Resource, notReady ...string) func(b *batch) {
 	return func(b *batch) {
 		r.e.join(b, universal.Proxy{Resource: dp, Spec: decoded(r.t, dp).(*mesh.Dataplane), Instance: "i-" + dp.Name,
 			AgentVersion: "a", EnvoyVersion: "e", NotReady: notReady})
+		r.e.warm(map[string]bool{nodeID(dp.Key): true})
 	}
 }
 

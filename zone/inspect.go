@@ -92,7 +92,7 @@ func (i inspector) proxies(ctx context.Context, meshName string, w io.Writer) er
 			if p.class != nil {
 				s.Class = p.class.ir.ID
 			}
-			s.Status = mesh.DataplaneStatus{Connected: p.connected(), Draining: p.draining, NotReady: p.notReady, Envoy: p.envoy, Agent: p.agent}
+			s.Status = mesh.DataplaneStatus{Connected: p.connected(), Draining: p.draining, NotReady: p.notReadyNow(), Envoy: p.envoy, Agent: p.agent}
 			if p.decision != nil {
 				s.Status.SpiffeID = p.decision.SpiffeID
 			} else {

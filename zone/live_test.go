@@ -118,11 +118,21 @@ func (a *agent) Close(reason error) {
 	a.closed = reason
 }
 
-func (l *live) join(dp mesh.Resource) (universal.Joined, *agent) {
+// cold joins a proxy whose Envoy is not configured yet; join one that is.
+func (l *live) cold(dp mesh.Resource) (universal.Joined, *agent) {
 	l.t.Helper()
 	a := &agent{}
 	j, err := members{l.parts.engine}.Join(l.t.Context(), universal.Proxy{Resource: dp, Spec: decoded(l.t, dp).(*mesh.Dataplane), Instance: "i-" + dp.Name, Control: a})
 	if err != nil {
+		l.t.Fatal(err)
+	}
+	return j, a
+}
+
+func (l *live) join(dp mesh.Resource) (universal.Joined, *agent) {
+	l.t.Helper()
+	j, a := l.cold(dp)
+	if err := l.parts.engine.do(nil, func(*batch) { l.parts.engine.warm(map[string]bool{j.NodeID: true}) }); err != nil {
 		l.t.Fatal(err)
 	}
 	return j, a
@@ -356,6 +366,22 @@ func trustOf(t *testing.T, l *live) map[string]string {
 		}
 	}
 	return out
+}
+
+// Nobody is sent to a proxy before its Envoy listens.
+func TestColdProxyGetsNoTraffic(t *testing.T) {
+	l := startLive(t, t.TempDir())
+	l.push(identityOf(t, "default"), allowAll(t, "default"))
+	web, _ := l.join(sidecar(t, "default", "web-1", "web", "10.0.0.1", httpInbound, callAPI))
+	e := xdstest.New(xdstest.Config{Node: web.NodeID})
+	l.envoy(web, e)
+	api, _ := l.cold(sidecar(t, "default", "api-1", "api", "10.0.0.2", httpInbound))
+	l.inSync(web.NodeID)
+	if h := hosts(t, e, apiCluster); len(h) > 0 {
+		t.Error("a proxy without Envoy is called:", h)
+	}
+	l.envoy(api, xdstest.New(xdstest.Config{Node: api.NodeID}))
+	eventually(t, "called", func() bool { return slices.Equal(hosts(t, e, apiCluster), []string{"10.0.0.2:8080"}) })
 }
 
 func TestStolenSessionIsRefused(t *testing.T) {

@@ -48,6 +48,8 @@ type proxy struct {
 	presence presence
 	draining bool
 	lostAt   time.Time
+	// warm: its Envoy has been configured. Before that nobody is sent to it.
+	warm bool
 
 	// What was derived.
 	decision *mesh.IdentityDecision
@@ -119,6 +121,7 @@ func (e *engine) join(b *batch, in universal.Proxy) {
 		reason := fmt.Errorf("another instance of %s has joined", in.Resource.Key)
 		b.after = append(b.after, func() { old.Close(reason) })
 	}
+	p.warm = p.warm && p.instance == in.Instance
 	p.resource, p.spec = in.Resource, in.Spec
 	p.instance, p.control, p.agent, p.envoy = in.Instance, in.Control, in.AgentVersion, in.EnvoyVersion
 	p.notReady = slices.Sorted(slices.Values(in.NotReady))
@@ -126,6 +129,30 @@ func (e *engine) join(b *batch, in universal.Proxy) {
 	e.liveness.back(p.resource.Key)
 	e.unsaved[p.resource.Key] = true
 	e.dirty[p.unit] = true
+}
+
+// warm notes that Envoys are configured and can serve.
+func (e *engine) warm(nodes map[string]bool) {
+	for _, p := range e.proxies {
+		if nodes[p.node] && !p.warm {
+			p.warm = true
+			e.dirty[p.unit] = true
+		}
+	}
+}
+
+// notReadyNow are the inbounds that take no traffic: all, while the Envoy is not
+// configured.
+func (p *proxy) notReadyNow() []string {
+	if p.warm {
+		return p.notReady
+	}
+	var all []string
+	for i := range p.spec.Networking.Inbound {
+		all = append(all, p.spec.Networking.Inbound[i].SectionName())
+	}
+	slices.Sort(all)
+	return all
 }
 
 // leave ends an instance's membership, or notes that its stream broke.
@@ -296,14 +323,14 @@ func (e *engine) deriveProxy(b *batch, r ir.Reader, p *proxy) []mesh.Resource {
 	if old != nil && p.decision != nil && (old.SpiffeID != p.decision.SpiffeID || old.Expiry != p.decision.Expiry) || old == nil && p.decision != nil {
 		b.resign[p.resource.Key] = true
 	}
-	status := mesh.DataplaneStatus{Connected: p.connected(), Draining: p.draining, NotReady: p.notReady, Envoy: p.envoy, Agent: p.agent}
+	status := mesh.DataplaneStatus{Connected: p.connected(), Draining: p.draining, NotReady: p.notReadyNow(), Envoy: p.envoy, Agent: p.agent}
 	if p.decision != nil {
 		status.SpiffeID = p.decision.SpiffeID
 	}
 	dataplane := p.resource
 	dataplane.Status = mustJSON(status)
 	out := []mesh.Resource{dataplane}
-	if p.connected() && !p.draining {
+	if p.connected() && p.warm && !p.draining {
 		out = append(out, e.zoneAddresses(p)...)
 	}
 	if w := p.resource.Labels[mesh.LabelWorkload]; w != "" {

@@ -81,6 +81,7 @@ func (e *engine) restoreProxies(proxies []disk.Proxy) error {
 		}
 		p := e.member(rec.Resource, dataplane)
 		p.instance, p.agent, p.envoy, p.notReady = rec.Instance, rec.AgentVersion, rec.EnvoyVersion, rec.NotReady
+		p.warm = true // its Envoy served before
 		if rec.LostAt.IsZero() {
 			p.presence = presumed
 			e.liveness.presume(rec.Resource.Key, now.Add(e.cfg.grace))

@@ -42,6 +42,7 @@ type tracker struct {
 
 	mu       sync.Mutex
 	groups   map[string]bool // dirty
+	synced   map[string]bool // nodes whose Envoy has everything for the first time
 	marks    map[int64]*markProgress
 	upTo     int64 // applied
 	open     map[string][]delta.Progress
@@ -73,7 +74,7 @@ type groupProgress struct {
 var _ zonesync.Reports = (*tracker)(nil)
 
 func newTracker() *tracker {
-	return &tracker{wake: make(chan struct{}, 1), changed: make(chan struct{}, 1), groups: map[string]bool{},
+	return &tracker{wake: make(chan struct{}, 1), changed: make(chan struct{}, 1), groups: map[string]bool{}, synced: map[string]bool{},
 		marks: map[int64]*markProgress{}, open: map[string][]delta.Progress{}, bell: make(chan struct{})}
 }
 
@@ -83,6 +84,26 @@ func (t *tracker) onProgress(group string) {
 	t.groups[group] = true
 	t.mu.Unlock()
 	ring(t.wake)
+}
+
+// onInSync is called by the xDS server.
+func (t *tracker) onInSync(node string) {
+	t.mu.Lock()
+	t.synced[node] = true
+	t.mu.Unlock()
+	ring(t.wake)
+}
+
+// warm takes the nodes whose Envoy can serve now.
+func (t *tracker) warm() map[string]bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.synced) == 0 {
+		return nil
+	}
+	out := t.synced
+	t.synced = map[string]bool{}
+	return out
 }
 
 // dirty takes the groups that made progress.

@@ -233,6 +233,7 @@ func (z *Zone) assemble(file *disk.File) (*parts, error) {
 	p.xds = delta.New(delta.Config{
 		Authorize:  func(ctx context.Context, node *corev3.Node) (string, error) { return p.engine.authorize(ctx, node) },
 		OnProgress: func(group string) { p.engine.tracker.onProgress(group) },
+		OnInSync:   func(node string) { p.engine.tracker.onInSync(node) },
 		Log:        z.log, Registerer: z.registry,
 	})
 	p.engine, err = newEngine(engineConfig{

@@ -34,6 +34,9 @@ type Config struct {
 	OnProgress func(group string)
 	// OnConnect tells that the first stream of a node opened or the last one ended.
 	OnConnect func(node string, connected bool)
+	// OnInSync tells that a new stream of a node has everything for the first time:
+	// from then on its Envoy can serve. It must not block.
+	OnInSync func(node string)
 	// Log for state changes.
 	Log *slog.Logger
 	// Registerer for metrics; nil keeps them unregistered.

@@ -277,6 +277,9 @@ func (st *stream) settle(now time.Time) {
 		return
 	}
 	v := &view{layers: st.node.group.layers, own: st.node.own}
+	if st.settled == nil && st.server.cfg.OnInSync != nil {
+		st.server.events = append(st.server.events, func() { st.server.cfg.OnInSync(st.node.id) })
+	}
 	if st.settled == nil || st.settled.own != v.own || !slices.Equal(st.settled.layers, v.layers) {
 		st.settled = v
 	}
