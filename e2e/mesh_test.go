@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -280,16 +281,16 @@ func (f *fleet) tryCLI(stdin string, args ...string) (string, error) {
 	return f.hub.Run([]string{"TOMBOLO_CONFIG=" + f.path("config.yaml")}, stdin, f.bin, args...)
 }
 
-// latest is the newest revision at global.
-func (f *fleet) latest() string {
-	f.t.Helper()
-	out := f.cli("", "get", "changes", "--limit", "1", "-o", "json")
+// newest is the revision of the only change in a list.
+func newest(changes string) (string, error) {
 	var list []struct{ Revision int64 }
-	must(f.t, json.Unmarshal([]byte(out), &list))
-	if len(list) != 1 {
-		f.t.Fatalf("the newest change: %q", out)
+	if err := json.Unmarshal([]byte(changes), &list); err != nil {
+		return "", err
 	}
-	return strconv.FormatInt(list[0].Revision, 10)
+	if len(list) != 1 {
+		return "", fmt.Errorf("the newest change: %q", changes)
+	}
+	return strconv.FormatInt(list[0].Revision, 10), nil
 }
 
 // apply applies manifests and waits until every proxy has them.
@@ -365,6 +366,19 @@ func (f *fleet) end() {
 			f.t.Logf("%s:\n%s", filepath.Base(log), tail(log))
 		}
 	}
+}
+
+func contains(r io.Reader, text string) bool {
+	body, err := io.ReadAll(io.LimitReader(r, 16<<20))
+	return err == nil && strings.Contains(string(body), text)
+}
+
+// envoyProgram is the name that Envoy's binary has in the end.
+func envoyProgram(t *testing.T, path string) string {
+	t.Helper()
+	real, err := filepath.EvalSymlinks(path)
+	must(t, err)
+	return filepath.Base(real)
 }
 
 // tail is the last lines of a log.

@@ -65,6 +65,9 @@ func (p *Process) Kill() {
 	<-p.done
 }
 
+// Signal is Kill without waiting, for several at once.
+func (p *Process) Signal() { p.cmd.Process.Kill() }
+
 // Stop asks it to end and waits; it returns how it ended.
 func (p *Process) Stop(patience time.Duration) error {
 	p.cmd.Process.Signal(syscall.SIGTERM)

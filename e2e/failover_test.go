@@ -1,0 +1,99 @@
+package e2e
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/tombolo-mesh/tombolo/e2e/lab"
+)
+
+// Budgets of a failover under 100 requests a second. sharedMachine is for the two
+// cores that all hosts of the laboratory have together.
+const (
+	diedWithin    = 500 * time.Millisecond
+	cutOffWithin  = 2 * time.Second
+	failedAtMost  = 5
+	sharedMachine = 2
+	backWithin    = 10 * time.Second
+)
+
+// TestFailover is (e): the local server's application dies, then application and
+// sidecar, then its host is unplugged; each time all traffic goes to the other
+// zone, and back when the server returns. Nothing but the MeshMultiZoneService
+// was configured.
+func TestFailover(t *testing.T) {
+	f := served(t)
+	check := f.denied()
+	east := f.zones["east"]
+	host, name := east.backends[0], backendName(east, 0)
+	traffic := east.web.Send(all, 100)
+	f.home(traffic)
+
+	f.failover("the application dies, its sidecar lives", traffic, diedWithin,
+		func() { f.procs["app-"+name].Kill() },
+		func() { f.startApp(host, name, "east") })
+	f.failover("application and sidecar die", traffic, diedWithin,
+		func() {
+			f.procs["app-"+name].Signal()
+			f.procs[name].Signal()
+			f.procs["app-"+name].Kill()
+			f.procs[name].Kill()
+		},
+		func() { f.startApp(host, name, "east"); f.startBackendAgent(east, "default", 0) })
+	f.failover("the host is unplugged", traffic, cutOffWithin,
+		func() { must(t, host.Unplug()) },
+		func() { must(t, host.Plug()) })
+
+	traffic.Stop()
+	check()
+}
+
+// home waits until all traffic of a second was served in east.
+func (f *fleet) home(traffic *lab.Traffic) time.Duration {
+	f.t.Helper()
+	return f.eventually(30*time.Second, "traffic is served in its own zone", func() bool {
+		from := time.Now().Add(-time.Second)
+		good, bad := traffic.Count(from, time.Now(), fromZone("east"))
+		return good > 50 && len(bad) == 0
+	}) - time.Second
+}
+
+// failover breaks something, waits until the other zone serves, mends it and
+// waits until the own zone serves again.
+func (f *fleet) failover(what string, traffic *lab.Traffic, budget time.Duration, breaks, mends func()) {
+	f.t.Helper()
+	from := time.Now()
+	breaks()
+	broken := time.Now()
+	f.passes(traffic, budget+4*time.Second)
+	// What was sent just before counts, too: it was under way.
+	under := broken.Add(-200 * time.Millisecond)
+	to := time.Now().Add(-2 * time.Second) // later ones may be open still
+	served, failed := traffic.Count(under, to, lab.Status(http.StatusOK))
+	_, elsewhere := traffic.Count(broken, to, func(s lab.Sample) bool { return fromZone("west")(s) && s.Took < time.Second })
+	moved, slowest := time.Duration(0), time.Duration(0)
+	for _, s := range elsewhere {
+		moved = max(moved, s.Sent.Sub(broken))
+	}
+	for _, s := range traffic.Since(under) {
+		slowest = max(slowest, s.Took)
+	}
+	f.t.Logf("%s (%s to do so): all traffic in the other zone after %s, %d of %d requests failed, the slowest took %s", what,
+		broken.Sub(from).Round(time.Millisecond), moved.Round(time.Millisecond), len(failed), served+len(failed), slowest.Round(time.Millisecond))
+	if moved > budget*sharedMachine {
+		f.t.Errorf("%s: %s until all traffic was in the other zone, the budget is %s × %d", what, moved, budget, sharedMachine)
+	}
+	if len(failed) > failedAtMost*sharedMachine {
+		f.report(what, served, failed, failedAtMost*sharedMachine)
+	}
+	mends()
+	mended := time.Now()
+	back := f.home(traffic)
+	_, lost := traffic.Count(mended, time.Now().Add(-time.Second), lab.Status(http.StatusOK))
+	f.t.Logf("%s: back in its own zone %s after it returned, %d requests failed", what, back.Round(time.Millisecond), len(lost))
+	if back > backWithin || len(lost) > 0 {
+		f.report(what+": the way back", 1, lost, 0)
+		f.t.Logf("the way back took %s, must be within %s", back, backWithin)
+	}
+}
