@@ -78,7 +78,7 @@ func (r *recorder) Rejections() []delta.Rejection { return nil }
 
 // rig is an engine whose loop the test turns itself.
 type rig struct {
-	t    *testing.T
+	t    testing.TB
 	dir  string
 	zone string
 	file *disk.File
@@ -87,7 +87,7 @@ type rig struct {
 	rev  mesh.Revision
 }
 
-func newRig(t *testing.T, zone string) *rig {
+func newRig(t testing.TB, zone string) *rig {
 	t.Helper()
 	r := &rig{t: t, dir: t.TempDir(), zone: zone}
 	r.start()
@@ -160,7 +160,7 @@ func (r *rig) join(dp mesh.Resource, notReady ...string) func(b *batch) {
 	}
 }
 
-func decoded(t *testing.T, r mesh.Resource) mesh.Spec {
+func decoded(t testing.TB, r mesh.Resource) mesh.Spec {
 	t.Helper()
 	spec, err := mesh.DecodeSpec(r.Kind, r.Spec)
 	if err != nil {
@@ -170,7 +170,7 @@ func decoded(t *testing.T, r mesh.Resource) mesh.Spec {
 }
 
 // resource makes one as global would hand it out.
-func resource(t *testing.T, kind mesh.KindName, meshName, zone, name, spec string, labels ...string) mesh.Resource {
+func resource(t testing.TB, kind mesh.KindName, meshName, zone, name, spec string, labels ...string) mesh.Resource {
 	t.Helper()
 	r := mesh.Resource{Key: mesh.Key{Kind: kind, Mesh: meshName, Zone: zone, Name: name}, Spec: []byte(spec), Labels: map[string]string{}}
 	for i := 0; i < len(labels); i += 2 {
@@ -227,7 +227,7 @@ func published(e *engine, p *proxy) map[string]string {
 }
 
 // csr is a certificate request with a fresh key.
-func csr(t *testing.T) []byte {
+func csr(t testing.TB) []byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -252,7 +252,7 @@ func jsonOf(t *testing.T, v any) string {
 }
 
 // testAuthority is the bundle of a trust domain, the same for each call.
-func testAuthority(t *testing.T, td string) string {
+func testAuthority(t testing.TB, td string) string {
 	t.Helper()
 	if pem, ok := testAuthorities.Load(td); ok {
 		return pem.(string)

@@ -199,7 +199,7 @@ func hosts(t *testing.T, e *xdstest.Envoy, cluster string) []string {
 	return out
 }
 
-func sidecar(t *testing.T, meshName, name, workload, address, inbound string, outbounds ...string) mesh.Resource {
+func sidecar(t testing.TB, meshName, name, workload, address, inbound string, outbounds ...string) mesh.Resource {
 	return resource(t, mesh.KindDataplane, meshName, "east", name, fmt.Sprintf(
 		`{"networking":{"address":%q,"inbound":[%s],"outbound":[%s]}}`, address, inbound, strings.Join(outbounds, ",")), mesh.LabelWorkload, workload)
 }
@@ -211,11 +211,11 @@ const (
 	apiCluster  = "kri_msvc_default_east__api_8080"
 )
 
-func identityOf(t *testing.T, meshName string) mesh.Change {
+func identityOf(t testing.TB, meshName string) mesh.Change {
 	return put(resource(t, mesh.KindMeshIdentity, meshName, "", "identity", `{"provider":{"type":"Bundled"}}`))
 }
 
-func allowAll(t *testing.T, meshName string) mesh.Change {
+func allowAll(t testing.TB, meshName string) mesh.Change {
 	return put(resource(t, mesh.KindMeshTrafficPermission, meshName, "", "all", `{"rules":[{"default":{"allow":[{"spiffeID":{"type":"Prefix","value":"spiffe://"}}]}}]}`))
 }
 
