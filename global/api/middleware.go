@@ -141,8 +141,6 @@ func (s *Server) serve(w http.ResponseWriter, r *request, rt *route, path string
 	r.Body = http.MaxBytesReader(w, r.Body, limit)
 	ctx, cancel := context.WithCancel(r.Context())
 	if rt.op.long {
-		// The server's time to read a request would end ctx while it is answered.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // not every writer can
 		end := make(chan struct{})
 		stopped := make(chan struct{})
 		go func() {
