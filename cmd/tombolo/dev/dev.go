@@ -80,24 +80,23 @@ type mesh struct {
 
 func (m *mesh) say(format string, args ...any) { fmt.Fprintf(m.cfg.Out, format+"\n", args...) }
 
-// stay waits for Ctrl-C, or for a process that ends although it should not.
+// stay waits for Ctrl-C, and says when a process ends meanwhile: to kill one and
+// watch is part of playing.
 func (m *mesh) stay(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
+	said := map[*process]bool{}
 	for {
 		select {
 		case <-ctx.Done():
 			m.say("\nstopping")
 			return nil
 		case <-tick.C:
-			m.procs.mu.Lock()
-			var err error
-			for _, p := range m.procs.running {
-				err = errors.Join(err, p.ended())
-			}
-			m.procs.mu.Unlock()
-			if err != nil {
-				return err
+			for _, p := range m.procs.all() {
+				if err := p.ended(); err != nil && !said[p] {
+					said[p] = true
+					m.say("%v", err)
+				}
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -80,6 +81,17 @@ func (p *processes) launch(name string, env []string, program string, args ...st
 	return proc, nil
 }
 
+// all lists the newest process of each name, in the order of their first starts.
+func (p *processes) all() []*process {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var list []*process
+	for _, name := range p.order {
+		list = append(list, p.running[name])
+	}
+	return list
+}
+
 // kill ends a process at once, as a power cut would.
 func (p *process) kill() {
 	p.cmd.Process.Kill()
@@ -100,11 +112,9 @@ func (p *process) ended() error {
 func (p *processes) stop(patience time.Duration) {
 	p.mu.Lock()
 	p.stopping = true
-	var list []*process
-	for i := len(p.order) - 1; i >= 0; i-- {
-		list = append(list, p.running[p.order[i]])
-	}
 	p.mu.Unlock()
+	list := p.all()
+	slices.Reverse(list)
 	for _, proc := range list {
 		proc.cmd.Process.Signal(syscall.SIGTERM)
 	}
