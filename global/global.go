@@ -225,7 +225,11 @@ func (g *Global) bootstrap(ctx context.Context, tokens *access.Tokens) error {
 		}
 	}
 	file := filepath.Join(g.cfg.DataDir, AdminTokenFile)
-	write := func(raw string) error { return g.keep(AdminTokenFile, []byte(raw+"\n"), 0o600) }
+	wrote := false
+	write := func(raw string) error {
+		wrote = true
+		return g.keep(AdminTokenFile, []byte(raw+"\n"), 0o600)
+	}
 	created, err := tokens.Prepare(ctx, with, write)
 	if err != nil {
 		return fmt.Errorf("first start: %w", err)
@@ -233,6 +237,11 @@ func (g *Global) bootstrap(ctx context.Context, tokens *access.Tokens) error {
 	if created {
 		g.log.Info("administrator's token created", "file", file)
 		return nil
+	}
+	if wrote { // another instance came first, so this token is of a key that nobody has
+		if err := os.Remove(file); err != nil {
+			return fmt.Errorf("remove administrator's token: %w", err)
+		}
 	}
 	raw, err := os.ReadFile(file)
 	if err == nil && !g.cfg.NewAdminToken {
