@@ -384,6 +384,43 @@ func TestColdProxyGetsNoTraffic(t *testing.T) {
 	eventually(t, "called", func() bool { return slices.Equal(hosts(t, e, apiCluster), []string{"10.0.0.2:8080"}) })
 }
 
+// An agent that comes back is not taken for gone when its old stream breaks later.
+func TestOldStreamEndsLate(t *testing.T) {
+	l := startLive(t, t.TempDir())
+	dp := sidecar(t, "default", "web-1", "web", "10.0.0.1", httpInbound)
+	_, first := l.join(dp)
+	l.join(dp)
+	m, key := members{l.parts.engine}, dp.Key
+	state := func() (s presence) {
+		t.Helper()
+		if err := l.parts.engine.do(nil, func(*batch) { s = l.parts.engine.proxies[key].presence }); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	m.Leave(key, "i-web-1", false)
+	if state() != present {
+		t.Error("the old stream's end took the proxy out")
+	}
+	first.mu.Lock()
+	if first.closed == nil {
+		t.Error("the old stream stays open")
+	}
+	first.mu.Unlock()
+	m.Leave(key, "i-web-1", false)
+	if state() != lost {
+		t.Error("the last stream's end is not noticed")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := m.Join(ctx, universal.Proxy{Resource: dp, Spec: decoded(t, dp).(*mesh.Dataplane), Instance: "i-web-1", Control: &agent{}}); err == nil {
+		t.Error("joined although nobody waits")
+	}
+	if state() != lost {
+		t.Error("a proxy whose agent went while it joined counts as present")
+	}
+}
+
 func TestStolenSessionIsRefused(t *testing.T) {
 	l := startLive(t, t.TempDir())
 	l.push(identityOf(t, "default"))

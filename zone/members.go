@@ -3,7 +3,6 @@ package zone
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -42,6 +41,8 @@ type proxy struct {
 	spec     *mesh.Dataplane
 	instance string
 	control  universal.Control
+	// streams of the instance that have joined and not left; the last one counts.
+	streams  int
 	agent    string
 	envoy    string
 	notReady []string
@@ -99,13 +100,18 @@ var _ universal.Proxies = members{}
 // Join implements universal.Proxies.
 func (m members) Join(ctx context.Context, in universal.Proxy) (universal.Joined, error) {
 	e := m.e
-	err := e.do(ctx.Done(), func(b *batch) { e.join(b, in) })
-	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, errStopped) {
-		// Not saved for now; the proxy is served all the same.
-		err = nil
-	}
-	if err != nil {
+	key := in.Resource.Key
+	result := make(chan error, 1)
+	if err := e.post(ctx.Done(), &op{run: func(b *batch) { e.join(b, in) }, done: func(err error) { result <- err }}); err != nil {
 		return universal.Joined{}, err
+	}
+	select {
+	case <-result: // when it could not be saved for now, the proxy is served all the same
+	case <-ctx.Done(): // nobody will say goodbye for it
+		m.Leave(key, in.Instance, false)
+		return universal.Joined{}, ctx.Err()
+	case <-e.stopped:
+		return universal.Joined{}, errStopped
 	}
 	cluster := in.Resource.Labels[mesh.LabelWorkload]
 	if cluster == "" {
@@ -117,10 +123,14 @@ func (m members) Join(ctx context.Context, in universal.Proxy) (universal.Joined
 
 func (e *engine) join(b *batch, in universal.Proxy) {
 	p := e.member(in.Resource, in.Spec)
-	if old := p.control; old != nil && p.instance != in.Instance {
-		reason := fmt.Errorf("another instance of %s has joined", in.Resource.Key)
+	if old := p.control; old != nil && old != in.Control {
+		reason := fmt.Errorf("%s has joined anew", in.Resource.Key)
 		b.after = append(b.after, func() { old.Close(reason) })
 	}
+	if p.instance != in.Instance {
+		p.streams = 0
+	}
+	p.streams++
 	p.warm = p.warm && p.instance == in.Instance
 	p.resource, p.spec = in.Resource, in.Spec
 	p.instance, p.control, p.agent, p.envoy = in.Instance, in.Control, in.AgentVersion, in.EnvoyVersion
@@ -161,7 +171,10 @@ func (e *engine) leave(b *batch, key mesh.Key, instance string, clean bool) {
 	if p == nil || p.instance != instance {
 		return
 	}
-	p.control = nil
+	if p.streams--; p.streams > 0 {
+		return // an older stream of an agent that is back already
+	}
+	p.streams, p.control = 0, nil
 	if clean {
 		e.forget(b, p)
 		return

@@ -111,7 +111,12 @@ func (h *history) event() (func(b *batch), []mesh.Change) {
 	case 4:
 		say("leave")
 		clean := h.rnd.IntN(2) == 0
-		return func(b *batch) { h.e.leave(b, key, "i-"+name, clean) }, nil
+		return func(b *batch) {
+			if p := h.e.proxies[key]; p != nil {
+				p.streams = 1
+			}
+			h.e.leave(b, key, "i-"+name, clean)
+		}, nil
 	case 5:
 		say("health")
 		ready := h.readiness()

@@ -176,7 +176,10 @@ func (z *Zone) Run(ctx context.Context) error {
 		}
 		z.log.Info("zone serves", "zone", z.cfg.Name, "address", z.address.String(), "ca", caPath, "rev", int64(p.engine.position.Load().Revision))
 		close(z.ready)
-		return p.server.Serve(listener)
+		if err := p.server.Serve(listener); !errors.Is(err, grpc.ErrServerStopped) {
+			return err
+		}
+		return nil
 	})
 	g.Go(func() error {
 		<-ctx.Done()
