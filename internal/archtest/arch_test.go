@@ -282,7 +282,9 @@ func exportedReceiver(recv *ast.FieldList) bool {
 func rowOf(path string) (room, bool) {
 	best, found := room{}, false
 	for _, r := range rooms() {
-		if matches([]string{r.path}, path) && len(r.path) > len(best.path) {
+		// An exact row beats the tree that it is in.
+		longer := len(strings.TrimSuffix(r.path, "...")) > len(strings.TrimSuffix(best.path, "..."))
+		if matches([]string{r.path}, path) && (!found || longer || r.path == path) {
 			best, found = r, true
 		}
 	}
