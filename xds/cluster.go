@@ -139,9 +139,9 @@ func outliers(consecutive uint32) *clusterv3.OutlierDetection {
 		EnforcingLocalOriginSuccessRate:        wrapperspb.UInt32(0),
 		EnforcingFailurePercentage:             wrapperspb.UInt32(0),
 		MaxEjectionPercent:                     wrapperspb.UInt32(100),
-		Interval:                               durationpb.New(500 * time.Millisecond),
-		BaseEjectionTime:                       durationpb.New(2 * time.Second),
-		MaxEjectionTime:                        durationpb.New(30 * time.Second),
+		Interval:                               durationpb.New(250 * time.Millisecond),
+		BaseEjectionTime:                       durationpb.New(500 * time.Millisecond),
+		MaxEjectionTime:                        durationpb.New(10 * time.Second),
 	}
 }
 
