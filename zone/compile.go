@@ -25,10 +25,9 @@ type class struct {
 	// proxy is the last compile, hash its digest.
 	proxy *ir.Proxy
 	hash  string
-	// set is what all its proxies share (resources, indexed), layer their endpoints.
-	set       *delta.Set
-	resources []*delta.Resource
-	layer     *layer
+	// set is what all its proxies share, layer their endpoints.
+	set   *delta.Set
+	layer *layer
 	// failure says why the last compile could not be built; the one before stays.
 	failure string
 }
@@ -53,9 +52,8 @@ type layer struct {
 
 // bundle is the trust of a mesh.
 type bundle struct {
-	trust    []ir.TrustBundle
-	resource *delta.Resource
-	set      *delta.Set
+	trust []ir.TrustBundle
+	set   *delta.Set
 }
 
 // classFor finds a class or makes it, to be compiled in this batch.
@@ -242,7 +240,7 @@ func (e *engine) accept(b *batch, r compiled) {
 	}
 	urgent := c.proxy != nil && tightened(c.proxy, r.proxy)
 	c.proxy, c.hash, c.failure = r.proxy, r.hash, ""
-	c.set, c.resources = delta.NewSet(r.resources), r.resources
+	c.set = delta.NewSet(r.resources)
 	e.useLayer(c, ir.EndpointRefs(r.proxy))
 	e.trust(b, c)
 	b.publish[c.ir.ID] = b.publish[c.ir.ID] || urgent
@@ -264,7 +262,7 @@ func (e *engine) trust(b *batch, c *class) {
 		e.log.Error("bundles not built; the last ones stay", "mesh", name, "error", err)
 		return
 	}
-	e.bundles[name] = &bundle{trust: c.proxy.Trust, resource: r, set: delta.NewSet([]*delta.Resource{r})}
+	e.bundles[name] = &bundle{trust: c.proxy.Trust, set: delta.NewSet([]*delta.Resource{r})}
 	for _, other := range e.classes {
 		if other.ir.Mesh == name && other.proxy != nil {
 			b.publish[other.ir.ID] = b.publish[other.ir.ID] || false

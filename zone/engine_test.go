@@ -86,10 +86,10 @@ func TestIdentityIsNeverTakenAway(t *testing.T) {
 	r := newRig(t, "east")
 	id := identityOf(t, "default")
 	r.turn(r.push(id, allowAll(t, "default")), r.join(sidecar(t, "default", "web-1", "web", "10.0.0.1", httpInbound)))
-	before := jsonOf(t, published(r.e, r.e.proxies[dataplaneKey("web-1")]))
+	before := jsonOf(t, published(r.out, r.e.proxies[dataplaneKey("web-1")]))
 	kept := func(step string) {
 		t.Helper()
-		if jsonOf(t, published(r.e, r.e.proxies[dataplaneKey("web-1")])) != before {
+		if jsonOf(t, published(r.out, r.e.proxies[dataplaneKey("web-1")])) != before {
 			t.Error(step, "changed what the proxy has")
 		}
 		if p := r.e.problems(); len(p) != 1 || p[0].key != id.Resource.Key {

@@ -17,7 +17,7 @@ import (
 	"github.com/tombolo-mesh/tombolo/identity"
 	"github.com/tombolo-mesh/tombolo/identity/ca"
 	"github.com/tombolo-mesh/tombolo/mesh"
-	"github.com/tombolo-mesh/tombolo/mesh/ir"
+	"github.com/tombolo-mesh/tombolo/xds"
 	"github.com/tombolo-mesh/tombolo/xds/delta"
 	"github.com/tombolo-mesh/tombolo/zone/disk"
 	"github.com/tombolo-mesh/tombolo/zone/universal"
@@ -202,28 +202,21 @@ func identitySpec(trustDomain string) string {
 	return fmt.Sprintf(`{"spiffeID":{"trustDomain":%q},"provider":{"type":"Bundled"}}`, trustDomain)
 }
 
-// published is everything that a proxy is configured with, by type and name.
-func published(e *engine, p *proxy) map[string]string {
-	out := map[string]string{}
-	add := func(list []*delta.Resource) {
-		for _, r := range list {
-			out[r.TypeURL+" "+r.Name] = string(r.Body)
-		}
-	}
+// published is everything that a proxy was told, by type and name.
+func published(out *recorder, p *proxy) map[string]string {
+	all := map[string]string{}
 	if p.class == nil || p.class.proxy == nil {
-		return out
+		return all
 	}
-	add(p.class.resources)
-	for _, s := range p.class.layer.sets {
-		if s.resource != nil {
-			add([]*delta.Resource{s.resource})
+	for _, set := range append(slices.Clone(out.layers[out.groups[p.node]]), out.own[p.node]) {
+		for _, k := range (*delta.Set)(nil).Diff(set) {
+			if k.Name == xds.BundlesSecret && len(p.class.proxy.Trust) == 0 {
+				continue // the last ones stay, which a zone that starts anew cannot know
+			}
+			all[k.TypeURL+" "+k.Name] = string(set.Get(k.TypeURL, k.Name).Body)
 		}
 	}
-	if b := e.bundles[p.resource.Mesh]; b != nil && p.class.ir.Role != ir.Ingress && len(p.class.proxy.Trust) > 0 {
-		add([]*delta.Resource{b.resource})
-	}
-	add(p.ownResources)
-	return out
+	return all
 }
 
 // csr is a certificate request with a fresh key.
