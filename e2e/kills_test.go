@@ -18,16 +18,23 @@ const (
 	zoneBack = 2 * time.Second
 )
 
-// timeout is a policy that concerns every sidecar; each limit is a change.
+// timeout are policies that concern every sidecar; each limit is a change. By
+// their names they go before the defaults of the mesh.
 func timeout(limit time.Duration) string {
 	return fmt.Sprintf(`type: MeshTimeout
 mesh: default
-name: probe
+name: a-probe
 spec:
   targetRef: {kind: Mesh}
   to:
     - targetRef: {kind: Mesh}
       default: {http: {requestTimeout: %s}}
+---
+type: MeshTimeout
+mesh: default
+name: a-probe-inbound
+spec:
+  targetRef: {kind: Mesh}
   rules:
     - default: {http: {requestTimeout: %s}}
 `, limit, limit)
@@ -42,7 +49,7 @@ func (f *fleet) acknowledge(limit time.Duration) {
 // kept asserts that the last acknowledged write is there.
 func (f *fleet) kept(limit time.Duration) {
 	f.t.Helper()
-	if out := f.cli("", "get", "meshtimeout", "probe", "-o", "yaml"); !strings.Contains(out, limit.String()) {
+	if out := f.cli("", "get", "meshtimeout", "a-probe", "-o", "yaml"); !strings.Contains(out, limit.String()) {
 		f.t.Errorf("an acknowledged write (%s) is lost; global has\n%s", limit, out)
 	}
 }
@@ -81,22 +88,23 @@ func TestKills(t *testing.T) {
 
 	f.acknowledge(21 * time.Second)
 	f.global.Kill()
-	killed := time.Now()
 	if _, err := f.tryCLI(timeout(time.Second), "apply", "-f", "-"); err == nil {
 		t.Error("a write was acknowledged while global was dead")
 	}
+	f.passes(traffic, 3*time.Second)
+	back := time.Now()
 	f.startGlobal()
 	f.kept(21 * time.Second)
 	f.everywhereNow(20 * time.Second)
-	t.Logf("global killed: back with both zones after %s", since(killed))
+	t.Logf("global killed: back with both zones %s after its start", since(back))
 	passes("global is killed")
 
 	west.control.Kill()
-	killed = time.Now()
+	killed := time.Now()
 	f.acknowledge(22 * time.Second)
 	f.passes(traffic, zoneAway)
 	f.startZone(west)
-	back := time.Now()
+	back = time.Now()
 	for _, name := range []string{"web-west", backendName(west, 0)} {
 		f.eventually(10*time.Second, "the change reaches the Envoy of "+name, func() bool {
 			out, err := f.tryCLI("", "inspect", "dataplane", name, "config", "--zone", "west")

@@ -117,8 +117,8 @@ func (h *Host) Hold(address string, rate int) *Traffic {
 }
 
 // Echo connects to an echo server, says a line and hears it again.
-func (h *Host) Echo(address string) Sample {
-	s := Sample{Sent: time.Now()}
+func (h *Host) Echo(address string) (s Sample) {
+	s.Sent = time.Now()
 	defer func() { s.Took = time.Since(s.Sent) }()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -150,8 +150,8 @@ func echo(conn net.Conn, line string) (string, error) {
 }
 
 // Get makes one request.
-func Get(client *http.Client, url string) Sample {
-	s := Sample{Sent: time.Now()}
+func Get(client *http.Client, url string) (s Sample) {
+	s.Sent = time.Now()
 	defer func() { s.Took = time.Since(s.Sent) }()
 	resp, err := client.Get(url)
 	if err != nil {
