@@ -39,7 +39,8 @@ generate: ## everything that is derived: protobuf, schemas, reference pages
 	$(GO) run ./internal/gen
 
 verify: generate ## fail when something derived is stale
-	@git diff --exit-code -- . || { echo "stale: run make generate and commit"; exit 1; }
+	@stale=$$(git status --porcelain -- proto mesh/schema docs/reference); test -z "$$stale" || \
+	  { echo "$$stale"; git diff -- proto mesh/schema docs/reference; echo "stale, or not committed: make generate"; exit 1; }
 	$(GO) mod verify
 
 bench: build ## the budgets of docs/bench.md, measured here
