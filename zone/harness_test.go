@@ -198,10 +198,6 @@ func del(k mesh.Key) mesh.Change {
 	return mesh.Change{Deleted: true, Resource: mesh.Resource{Key: k}}
 }
 
-func identitySpec(trustDomain string) string {
-	return fmt.Sprintf(`{"spiffeID":{"trustDomain":%q},"provider":{"type":"Bundled"}}`, trustDomain)
-}
-
 // published is everything that a proxy was told, by type and name.
 func published(out *recorder, p *proxy) map[string]string {
 	all := map[string]string{}

@@ -3,6 +3,7 @@ package world_test
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -172,10 +173,9 @@ func TestListsAreSortedAndComplete(t *testing.T) {
 func TestReadersBesideAWriter(t *testing.T) {
 	w := world.New("east")
 	const units, rounds = 8, 200
-	var dirty sync.Map
+	dirty := make([]chan struct{}, units)
 	answers := make([]string, units)
 	var wg sync.WaitGroup
-	stop := make(chan struct{})
 	read := func(i int) {
 		w.Read(world.Unit(fmt.Sprint(i)), func(r ir.Reader) {
 			answers[i] = ""
@@ -185,21 +185,11 @@ func TestReadersBesideAWriter(t *testing.T) {
 		})
 	}
 	for i := range units {
+		dirty[i] = make(chan struct{}, 1)
 		read(i)
 		wg.Go(func() {
-			for {
-				if _, ok := dirty.LoadAndDelete(i); ok {
-					read(i)
-					continue
-				}
-				select {
-				case <-stop:
-					if _, ok := dirty.LoadAndDelete(i); ok {
-						read(i)
-					}
-					return
-				default:
-				}
+			for range dirty[i] {
+				read(i)
 			}
 		})
 	}
@@ -207,13 +197,20 @@ func TestReadersBesideAWriter(t *testing.T) {
 		for i := range units {
 			res := w.Apply(put(service(fmt.Sprintf("s%d", i), "east", fmt.Sprintf(`{"ports":[{"port":%d}]}`, n+1))))
 			for _, u := range res.Dirty {
-				var k int
-				_, _ = fmt.Sscan(string(u), &k)
-				dirty.Store(k, true)
+				k, err := strconv.Atoi(string(u))
+				if err != nil {
+					t.Fatal(err)
+				}
+				select {
+				case dirty[k] <- struct{}{}:
+				default: // one look later sees this, too
+				}
 			}
 		}
 	}
-	close(stop)
+	for _, c := range dirty {
+		close(c)
+	}
 	wg.Wait()
 	for i, a := range answers {
 		if a != fmt.Sprintf(`{"ports":[{"port":%d}]}`, rounds) {
