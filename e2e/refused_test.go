@@ -28,6 +28,7 @@ func TestRefused(t *testing.T) {
 	traffic := f.zones["east"].web.Send(remote, 20)
 	f.cli("type: Mesh\nname: other\n", "apply", "-f", "-", "--wait=30s")
 
+	// First, since it takes a minute to expire.
 	f.token("short", "dataplane", "--mesh", "default", "--workload", "web", "--valid-for", "1s")
 	expired := time.Now().Add(time.Second + leeway)
 	f.stolenTokens()
@@ -183,7 +184,7 @@ func (f *fleet) impostor(trusted *ca.Authority) {
 	refusals := make(chan error, 1000)
 	go impersonate(l, forge(f.t, trusted, "spiffe://default.west.mesh.local/workload/backend"), refusals)
 	f.answers(east.web, remoteTCP, http.StatusOK)
-	f.nft(west.ingress, "table ip thief { chain pre { type nat hook prerouting priority -100; tcp dport 10001 redirect to :10009; }; }")
+	f.nft(west.ingress, "table ip thief { chain pre { type nat hook prerouting priority -100; tcp dport 10001 tcp flags & (syn | ack) == syn redirect to :10009; }; }")
 
 	refused := 0
 	for range 5 {
