@@ -161,6 +161,7 @@ func (f *fleet) plainText() (check func()) {
 // TestLinkCut is (b): the link between global and west is cut for a minute, with
 // changes on both sides, and heals.
 func TestLinkCut(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	f := served(t)
 	check := f.plainText()
 	east, west := f.zones["east"], f.zones["west"]

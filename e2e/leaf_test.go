@@ -26,7 +26,7 @@ const leafTest = 3 * time.Minute
 // TestShortLeaf is (h): certificates of 30 s are renewed for 3 minutes under a
 // long-lived connection and short ones, without one failed request.
 func TestShortLeaf(t *testing.T) {
-	t.Parallel()
+	t.Parallel() // it waits most of the time
 	f := newFleet(t)
 	east, west := f.zones["east"], f.zones["west"]
 	f.startBackend(west, "default", 0)

@@ -61,7 +61,7 @@ func newFleet(t *testing.T) *fleet {
 	if os.Getuid() != 0 {
 		t.Fatal("the laboratory makes network namespaces: run make e2e as root")
 	}
-	f := &fleet{t: t, dir: workDir(t), bin: binary(t, "tombolo"), agentBin: binary(t, "tombolo-agent"), envoy: os.Getenv("TOMBOLO_ENVOY"),
+	f := &fleet{t: t, dir: workDir(t), bin: binary(t, "tombolo"), agentBin: binary(t, "tombolo-agent"), envoy: envoyBinary(t),
 		zones: map[string]*zone{}, procs: map[string]*lab.Process{}}
 	var err error
 	f.runs, err = os.MkdirTemp("", "tombolo-e2e-") // short, for Unix sockets
@@ -108,6 +108,23 @@ func binary(t *testing.T, name string) string {
 	must(t, err)
 	if _, err := os.Stat(path); err != nil {
 		t.Fatalf("%s is not built: make e2e builds it", name)
+	}
+	return path
+}
+
+// envoyBinary is TOMBOLO_ENVOY, or on PATH, or what `make` has fetched.
+func envoyBinary(t *testing.T) string {
+	t.Helper()
+	if path := os.Getenv("TOMBOLO_ENVOY"); path != "" {
+		return path
+	}
+	if path, err := exec.LookPath("envoy"); err == nil {
+		return path
+	}
+	path, err := filepath.Abs(filepath.Join("..", ".cache", "envoy", "envoy"))
+	must(t, err)
+	if _, err := os.Stat(path); err != nil {
+		t.Fatal("there is no Envoy: make e2e gets one")
 	}
 	return path
 }
