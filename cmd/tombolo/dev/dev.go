@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,6 +54,13 @@ func prepare(cfg *Config) error {
 		if cfg.Envoy, err = exec.LookPath("envoy"); err != nil {
 			return errors.New("no envoy on PATH: give one with --envoy, or run `make demo`, which gets one")
 		}
+	}
+	l, err := net.Listen("tcp", address(globalHost, apiPort))
+	if err != nil {
+		return fmt.Errorf("is another one running? %w", err)
+	}
+	if err := l.Close(); err != nil {
+		return err
 	}
 	// A marker keeps a mistyped --dir from being emptied.
 	marker := filepath.Join(cfg.Dir, ".tombolo-dev")
