@@ -41,8 +41,9 @@ type Config struct {
 	Log *slog.Logger
 	// Registerer for metrics; nil keeps them unregistered.
 	Registerer prometheus.Registerer
-	// ClustersTimeout is after how long an unanswered CDS response is halved and
-	// sent again; default 1s (Envoy can lose its NACK).
+	// ClustersTimeout is after how long the clusters of an unanswered CDS response
+	// that no Envoy has accepted yet are taken back, and what waits for them goes on;
+	// default 1s. A bad cluster can make Envoy answer for none.
 	ClustersTimeout time.Duration
 	// MaxStreams bounds open streams; default 20000.
 	MaxStreams int

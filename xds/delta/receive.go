@@ -50,15 +50,16 @@ func (st *stream) handle(req *discoveryv3.DeltaDiscoveryRequest, now time.Time) 
 		return st.reason
 	}
 	t := st.types[req.TypeUrl]
-	first := t == nil
+	first := t == nil || t.unasked
 	if first {
-		if len(st.types) == maxTypes {
+		if t == nil && len(st.types) == maxTypes {
 			return status.Errorf(codes.InvalidArgument, "type_url: more than %d types", maxTypes)
 		}
-		t = newTypeState(req.TypeUrl)
-		st.types[req.TypeUrl] = t
-		st.order = append(st.order, req.TypeUrl)
-		slices.SortStableFunc(st.order, func(a, b string) int { return rank(a) - rank(b) })
+		if t == nil {
+			t = newTypeState(req.TypeUrl)
+			st.enlist(t)
+		}
+		t.unasked, t.wildcard = false, false
 		st.greeted(t, req)
 	}
 	if err := st.subscribe(t, req, first); err != nil {
@@ -70,6 +71,12 @@ func (st *stream) handle(req *discoveryv3.DeltaDiscoveryRequest, now time.Time) 
 		}
 	}
 	return nil
+}
+
+func (st *stream) enlist(t *typeState) {
+	st.types[t.typeURL] = t
+	st.order = append(st.order, t.typeURL)
+	slices.SortStableFunc(st.order, func(a, b string) int { return rank(a) - rank(b) })
 }
 
 // rank is the order of types whose NACKs name nothing, routes before what they may use.
@@ -97,12 +104,19 @@ func (st *stream) greeted(t *typeState, req *discoveryv3.DeltaDiscoveryRequest) 
 			}
 		}
 	}
+	if t.typeURL == clusterType {
+		st.greetSpoilt(req.InitialResourceVersions)
+	}
+	v := st.view()
 	for name, version := range req.InitialResourceVersions {
 		if version == "" || len(name) > maxName {
 			version = unknown
 		}
 		t.over[name] = version
-		st.server.proveCurrent(st.view(), Key{t.typeURL, name}, version)
+		st.server.proveCurrent(v, Key{t.typeURL, name}, version)
+		if r := v.get(t.typeURL, name); r != nil && r.Version == version {
+			t.keep(r)
+		}
 	}
 }
 
@@ -191,8 +205,8 @@ func (st *stream) answered(t *typeState, f *flight, req *discoveryv3.DeltaDiscov
 	t.answered = now
 	s.metrics.acks.WithLabelValues(short(t.typeURL)).Observe(now.Sub(f.sent).Seconds())
 	if req.ErrorDetail == nil {
-		for name, version := range f.items {
-			st.accepted(t, name, version)
+		for name := range f.items {
+			st.accepted(t, f, name)
 		}
 		if t.limit > 0 {
 			t.limit *= 2
@@ -215,33 +229,36 @@ func (st *stream) answered(t *typeState, f *flight, req *discoveryv3.DeltaDiscov
 	}
 	slices.Sort(names)
 	var bad map[string]string
-	switch {
-	case !t.named:
+	if !t.named {
 		bad = blamed(req.ErrorDetail.GetMessage(), names)
 	}
 	if len(bad) == 0 && len(names) == 1 {
 		bad = map[string]string{names[0]: reason}
 	}
 	if len(bad) == 0 {
-		st.doubt(t, names, reason)
+		st.doubt(t, f, names, reason)
 		names = nil
 	}
 	for _, name := range names {
 		if words, refused := bad[name]; refused {
-			st.refused(t, name, f.items[name], words)
+			st.refused(t, f, name, words)
 		} else {
-			st.accepted(t, name, f.items[name])
+			st.accepted(t, f, name)
 		}
 	}
 	for name, version := range f.items {
 		if version == "" && (len(bad) > 0 || !t.named) {
-			t.over[name] = ""
-			t.mark(name, false)
+			st.accepted(t, f, name)
 		}
 	}
 }
 
-func (st *stream) accepted(t *typeState, name, version string) {
+func (st *stream) accepted(t *typeState, f *flight, name string) {
+	version := f.items[name]
+	if t.typeURL == clusterType {
+		delete(st.node.spoilt, name)
+		t.keep(f.clusters[name].now)
+	}
 	if !t.subscribed(name) {
 		return
 	}
@@ -253,7 +270,7 @@ func (st *stream) accepted(t *typeState, name, version string) {
 
 // doubt sends resources again in smaller responses: one of them is bad, and which
 // of the others were applied is not known.
-func (st *stream) doubt(t *typeState, names []string, reason string) {
+func (st *stream) doubt(t *typeState, f *flight, names []string, reason string) {
 	st.server.cfg.Log.Warn("proxy refused a response, sending its resources apart", "node", st.node.id,
 		"type", short(t.typeURL), "resources", len(names), "reason", reason, "mark", st.node.group.mark)
 	for _, name := range names {
@@ -267,15 +284,24 @@ func (st *stream) doubt(t *typeState, names []string, reason string) {
 	}
 	if !t.named {
 		t.limit = max(1, len(names)/2)
+		st.suspect(t, f, false)
 	}
 }
 
 // refused keeps a rejection: the version is not sent again until it changes.
-func (st *stream) refused(t *typeState, name, version, reason string) {
+func (st *stream) refused(t *typeState, f *flight, name, reason string) {
+	version := f.items[name]
 	if len(reason) > maxReason {
 		reason = strings.ToValidUTF8(reason[:maxReason], "")
 	}
 	k := Key{t.typeURL, name}
+	if t.typeURL == clusterType {
+		delete(st.node.spoilt, name)
+		if old := st.node.rejected[k]; old != nil && old.Version != version && old.Version == st.view().version(k.TypeURL, k.Name) {
+			return // what it had before is refused now: nothing else is left to send
+		}
+		st.spoil(name, f)
+	}
 	st.node.rejected[k] = &Rejection{Node: st.node.id, TypeURL: t.typeURL, Resource: name, Version: version, Reason: reason}
 	delete(st.server.proven, proof{k, version})
 	st.server.cfg.Log.Warn("proxy refused a resource", "node", st.node.id, "type", short(t.typeURL), "resource", name,

@@ -1,7 +1,6 @@
 package delta
 
 import (
-	"slices"
 	"strconv"
 	"time"
 
@@ -24,7 +23,7 @@ func (st *stream) next(now time.Time) (*discoveryv3.DeltaDiscoveryResponse, time
 		return nil, time.Time{}
 	}
 	st.catchUp()
-	until := st.expire(now)
+	until := earlier(st.expire(now), st.unasked(now))
 	t, f := st.choose(now, &until)
 	if f == nil {
 		st.settle(now)
@@ -72,28 +71,10 @@ func (st *stream) choose(now time.Time, until *time.Time) (*typeState, *flight) 
 	return st.removals(now, until)
 }
 
-// clusters are sent one response at a time, and halves of one that stayed unanswered.
+// clusters are sent one response at a time: additions, and what takes back suspects.
 func (st *stream) clusters() (*typeState, *flight) {
 	t := st.types[clusterType]
-	if t == nil {
-		return nil, nil
-	}
-	for len(t.retry) > 0 {
-		b := t.retry[0]
-		t.retry = t.retry[1:]
-		f := &flight{items: map[string]string{}, depth: b.depth}
-		for _, name := range b.names {
-			if a, r := st.assess(t, name); a == add {
-				f.add(t, r)
-			} else if a != nothing {
-				t.mark(name, false)
-			}
-		}
-		if len(f.items) > 0 {
-			return t, f
-		}
-	}
-	if t.live() > 0 {
+	if t == nil || t.live() > 0 {
 		return nil, nil
 	}
 	f := st.collect(t, func(_ string, a action) bool { return a == add || a == deny })
@@ -108,11 +89,12 @@ func (st *stream) clusters() (*typeState, *flight) {
 func (st *stream) clustersPending(now time.Time) (time.Time, bool) {
 	t := st.types[clusterType]
 	if t == nil {
-		return time.Time{}, false
+		limit := st.opened.Add(st.server.cfg.ClustersTimeout)
+		return limit, len(st.node.spoilt) > 0 && now.Before(limit)
 	}
 	for _, f := range t.flights {
 		if limit := f.sent.Add(st.allowance(len(f.items))); !f.expired && now.Before(limit) {
-			if f.fresh {
+			if f.fresh || f.releasing {
 				return limit, true
 			}
 			for _, name := range t.marks() {
@@ -276,6 +258,9 @@ func (st *stream) launch(t *typeState, f *flight, now time.Time) *discoveryv3.De
 	st.nonces++
 	f.nonce, f.sent = strconv.FormatInt(st.nonces, 10), now
 	t.greet = false
+	if t.typeURL == clusterType {
+		st.carry(t, f)
+	}
 	for name := range f.items {
 		t.flying[name] = f
 	}
@@ -289,7 +274,7 @@ func (st *stream) launch(t *typeState, f *flight, now time.Time) *discoveryv3.De
 		resp.Resources[i] = &discoveryv3.Resource{Name: r.Name, Version: r.Version, Resource: &anypb.Any{TypeUrl: r.TypeURL, Value: r.Body}}
 	}
 	if t.typeURL == clusterType {
-		f.deadline = now.Add(st.allowance(len(f.items)) << min(f.depth, 6))
+		f.deadline = now.Add(st.allowance(len(f.items)))
 		st.followed(f)
 	}
 	f.resources, f.removed = nil, nil
@@ -313,63 +298,6 @@ func (st *stream) followed(f *flight) {
 			t.mark(r.Endpoints, false)
 		}
 	}
-}
-
-// expire halves CDS responses that nobody answered. While endpoints or secrets are
-// being answered the clusters have reason to be warming; a single cluster is left to warm.
-func (st *stream) expire(now time.Time) time.Time {
-	t := st.types[clusterType]
-	var until time.Time
-	if t == nil {
-		return until
-	}
-	for _, f := range t.flights {
-		if f.expired {
-			continue
-		}
-		if now.Before(f.deadline) {
-			until = earlier(until, f.deadline)
-			continue
-		}
-		if st.owing(endpointType, now) || st.owing(secretType, now) {
-			f.deadline = now.Add(st.server.cfg.ClustersTimeout)
-			until = earlier(until, f.deadline)
-			continue
-		}
-		f.expired = true
-		var names []string
-		for name := range f.items {
-			if t.flying[name] == f {
-				names = append(names, name)
-			}
-		}
-		if len(f.items) < 2 || len(names) == 0 {
-			continue
-		}
-		slices.Sort(names)
-		st.server.cfg.Log.Warn("clusters unanswered, sending halves", "node", st.node.id, "clusters", len(names))
-		for _, name := range names {
-			delete(t.flying, name)
-			t.over[name] = unknown
-		}
-		half := (len(names) + 1) / 2
-		for _, part := range [][]string{names[:half], names[half:]} {
-			if len(part) > 0 {
-				t.retry = append(t.retry, batch{part, f.depth + 1})
-			}
-		}
-	}
-	if len(t.flights) > maxExpired {
-		t.land(t.flights[0].nonce)
-	}
-	return until
-}
-
-// owing says that answers of a type are missing, and some came lately: with a lost
-// NACK Envoy may leave the answer to the endpoints out as well.
-func (st *stream) owing(typeURL string, now time.Time) bool {
-	t := st.types[typeURL]
-	return t != nil && (len(t.flights) > 0 || len(t.dirty) > 0) && now.Sub(t.answered) < st.server.cfg.ClustersTimeout
 }
 
 func earlier(a, b time.Time) time.Time {

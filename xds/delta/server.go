@@ -48,6 +48,15 @@ type node struct {
 	own      *Set
 	stream   *stream // nil when not connected
 	rejected map[Key]*Rejection
+	// spoilt are clusters whose content the proxy refused, or may have: until it gets
+	// another one it can keep them among those that warm, and answer for no cluster.
+	spoilt map[string]spoil
+}
+
+// spoil is what was sent of a cluster, and what the proxy had before: nil is nothing.
+type spoil struct {
+	version string
+	before  *Resource
 }
 
 // New makes a server; it starts nothing. Register it with
@@ -98,7 +107,7 @@ func (s *Server) Assign(node, group string, own *Set) {
 func (s *Server) assign(id string, g *group, own *Set) {
 	n := s.nodes[id]
 	if n == nil {
-		n = &node{id: id, group: g, own: own, rejected: map[Key]*Rejection{}}
+		n = &node{id: id, group: g, own: own, rejected: map[Key]*Rejection{}, spoilt: map[string]spoil{}}
 		s.nodes[id] = n
 		g.members++
 		if c := s.waiting[id]; c != nil {

@@ -27,6 +27,7 @@ type typeState struct {
 	named    bool // NACKs of this type name no resource
 	wildcard bool
 	greet    bool // a wildcard was asked for and nothing answered yet
+	unasked  bool // served though not asked for, see stream.unasked
 	names    map[string]struct{}
 
 	// What the proxy has: over, where it has an entry ("" is nothing, or unknown),
@@ -34,23 +35,17 @@ type typeState struct {
 	over map[string]string
 	base *view
 
-	dirty   map[string]struct{} // to be compared
-	sorted  []string            // dirty in order, nil when not built
-	urgent  map[string]struct{} // dirty ones that overtake
-	force   map[string]struct{} // to be sent though equal
-	alone   map[string]struct{} // refused in company: to be sent one by one
-	limit   int                 // resources a response after an unattributed NACK, 0 is no limit
-	flights []*flight           // sent and not answered, in order
-	flying  map[string]*flight  // the last flight of a name
-	retry   []batch
+	dirty   map[string]struct{}  // to be compared
+	sorted  []string             // dirty in order, nil when not built
+	urgent  map[string]struct{}  // dirty ones that overtake
+	force   map[string]struct{}  // to be sent though equal
+	alone   map[string]struct{}  // refused in company: to be sent one by one
+	limit   int                  // resources a response after an unattributed NACK, 0 is no limit
+	flights []*flight            // sent and not answered, in order
+	flying  map[string]*flight   // the last flight of a name
+	kept    map[string]*Resource // of clusters: what over speaks of, where known
 	// answered is when the last answer came.
 	answered time.Time
-}
-
-// batch is a part of an unanswered CDS response, to be sent again.
-type batch struct {
-	names []string
-	depth int
 }
 
 // flight is a response on its way.
@@ -60,10 +55,18 @@ type flight struct {
 	resources []*Resource
 	removed   []string
 	sent      time.Time
-	deadline  time.Time // of CDS
-	depth     int       // how often it was halved
-	fresh     bool      // has clusters that the proxy did not have
+	fresh     bool // has clusters that the proxy did not have
 	expired   bool
+	clusters  map[string]carried // of CDS
+	deadline  time.Time          // of CDS
+	released  bool               // its clusters are suspects, proven or not
+	releasing bool               // it takes suspects back
+}
+
+// carried is a cluster on its way.
+type carried struct {
+	now, before *Resource
+	had         bool // the proxy had it, known as before or not
 }
 
 func newTypeState(typeURL string) *typeState {
@@ -127,7 +130,7 @@ func (t *typeState) marks() []string {
 
 // idle says that nothing is to be sent and nothing unanswered.
 func (t *typeState) idle() bool {
-	return len(t.dirty) == 0 && len(t.flights) == 0 && len(t.retry) == 0 && !t.greet
+	return len(t.dirty) == 0 && len(t.flights) == 0 && !t.greet && !t.unasked
 }
 
 // live counts flights that may still be answered in time.
@@ -172,6 +175,7 @@ func (t *typeState) land(nonce string) *flight {
 func (t *typeState) settle(v *view) {
 	t.base = v
 	clear(t.alone)
+	t.kept = nil
 	if len(t.over) > 0 {
 		t.over = map[string]string{}
 	}
@@ -186,6 +190,43 @@ func put(set *map[string]struct{}, name string) {
 		*set = map[string]struct{}{}
 	}
 	(*set)[name] = struct{}{}
+}
+
+// spoilt says what is known of a cluster that waits to be taken back or replaced.
+func (st *stream) spoilt(t *typeState, name string) (spoil, bool) {
+	if t.typeURL != clusterType || t.flying[name] != nil {
+		return spoil{}, false
+	}
+	s, ok := st.node.spoilt[name]
+	return s, ok
+}
+
+// known is the resource that the proxy has of a cluster, nil when its bytes are not known.
+func (t *typeState) known(name string) (r *Resource, had bool) {
+	version := t.has(name)
+	if version == "" {
+		return nil, false
+	}
+	if r := t.kept[name]; r != nil && r.Version == version {
+		return r, true
+	}
+	if t.base != nil {
+		if r := t.base.get(t.typeURL, name); r != nil && r.Version == version {
+			return r, true
+		}
+	}
+	return nil, true
+}
+
+// keep remembers the bytes of a cluster that the proxy has now.
+func (t *typeState) keep(r *Resource) {
+	if r == nil || t.typeURL != clusterType {
+		return
+	}
+	if t.kept == nil {
+		t.kept = map[string]*Resource{}
+	}
+	t.kept[r.Name] = r
 }
 
 // action is what a name needs.
@@ -209,6 +250,14 @@ func (st *stream) assess(t *typeState, name string) (action, *Resource) {
 	if r != nil {
 		version = r.Version
 	}
+	spoilt, bad := st.spoilt(t, name)
+	if bad && spoilt.version == version {
+		// The same content would be passed over, so it is taken back first.
+		if spoilt.before != nil {
+			return add, spoilt.before
+		}
+		return deny, nil
+	}
 	key := Key{t.typeURL, name}
 	if refused := st.node.rejected[key]; refused != nil {
 		if refused.Version == version {
@@ -221,14 +270,20 @@ func (st *stream) assess(t *typeState, name string) (action, *Resource) {
 		has = f.items[name]
 	}
 	_, forced := t.force[name]
+	if bad {
+		has = unknown
+		if spoilt.before != nil {
+			has = spoilt.before.Version
+		}
+	}
 	switch {
+	case r == nil && (has == unknown || forced):
+		return deny, nil
 	case r == nil && has == "":
 		return nothing, nil
-	case r == nil && has == unknown:
-		return deny, nil
 	case r == nil:
 		return remove, nil
-	case has == version && !forced:
+	case has == version && !forced && !bad:
 		return nothing, nil
 	}
 	return add, r

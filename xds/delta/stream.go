@@ -32,6 +32,7 @@ type stream struct {
 	seen    int64    // group version up to which changes are marked
 	done    int64    // group version up to which everything is answered
 	nonces  int64
+	opened  time.Time
 	holding time.Time     // since when removals of clusters wait
 	wake    chan struct{} // one token: look again
 	ended   chan struct{}
@@ -179,9 +180,10 @@ func (s *Server) attach(id string) (*stream, error) {
 		s.mu.Unlock()
 		return nil, status.Errorf(codes.Unavailable, "node %q is not registered", id)
 	}
-	st := &stream{server: s, node: n, types: map[string]*typeState{}, wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	st := &stream{server: s, node: n, types: map[string]*typeState{}, opened: time.Now(), wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	if old := n.stream; old != nil {
 		n.group.leave(old)
+		old.abandon()
 		old.end(status.Errorf(codes.Aborted, "another stream of node %q took over", id))
 	} else {
 		s.connected(id, true)
@@ -197,6 +199,7 @@ func (s *Server) detach(st *stream) {
 	s.mu.Lock()
 	st.end(status.Error(codes.Canceled, "stream ended"))
 	if n := st.node; n.stream == st {
+		st.abandon()
 		n.stream = nil
 		n.group.leave(st)
 		s.connected(n.id, false)

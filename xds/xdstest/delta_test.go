@@ -254,11 +254,12 @@ func TestLostNackIsFound(t *testing.T) {
 		w.publish(1, service("a", 1)...)
 		e := xdstest.New(xdstest.Config{Node: "n", Refuse: refuse("v66"), Late: true})
 		w.connect(e)
-		w.publish(2, append(slices.Concat(service("a", 1), service("c", 1)), cluster("b", 66))...)
+		bad := append(slices.Concat(service("a", 1), service("c", 1)), cluster("b", 66))
+		w.publish(2, bad...)
 		if p := w.progress(2); p.Behind != 1 {
 			t.Errorf("the NACK was not lost: %+v", p)
 		}
-		time.Sleep(5 * time.Second) // the bubble's time
+		time.Sleep(1100 * time.Millisecond) // the bubble's time
 		synctest.Wait()
 		if r := w.ads.Rejections(); len(r) != 1 || r[0].Resource != "b" {
 			t.Errorf("%+v", r)
@@ -266,8 +267,40 @@ func TestLostNackIsFound(t *testing.T) {
 		if p := w.progress(2); p.Rejected != 1 {
 			t.Errorf("%+v", p)
 		}
-		if len(e.Faults()) > 0 {
-			t.Error(e.Faults())
+		w.publish(3, append(bad, service("d", 1)...)...)
+		if p := w.progress(3); p.Done != 1 {
+			t.Errorf("it blocks what comes after: %+v", p)
+		}
+		want := map[string]string{"a": "v1", "c": "v1", "d": "v1"}
+		if diff := cmp.Diff(want, e.Config()[xdstest.ClusterType]); diff != "" || len(e.Faults()) > 0 {
+			t.Error(e.Faults(), diff)
+		}
+	})
+}
+
+// TestLostNackOverReconnect: with a failed cluster among those that warm, Envoy
+// does not even ask for clusters on its next stream.
+func TestLostNackOverReconnect(t *testing.T) {
+	run(t, func(w *world) {
+		w.ads.Assign("n", "web", nil)
+		w.publish(1, service("a", 1)...)
+		e := xdstest.New(xdstest.Config{Node: "n", Refuse: refuse("v66"), Late: true})
+		cut := w.connect(e)
+		w.publish(2, append(slices.Concat(service("a", 1), service("c", 1)), cluster("a", 66), cluster("b", 66))...)
+		cut()
+		w.connect(e)
+		time.Sleep(4 * time.Second) // the bubble's time
+		synctest.Wait()
+		if r := w.ads.Rejections(); len(r) != 2 || r[0].Resource != "a" || r[1].Resource != "b" {
+			t.Errorf("%+v", r)
+		}
+		w.publish(3, slices.Concat(service("a", 3), service("c", 1), service("d", 1))...)
+		if p := w.progress(3); p.Done != 1 || !w.ads.InSync("n") {
+			t.Errorf("%+v", p)
+		}
+		want := map[string]string{"a": "v3", "c": "v1", "d": "v1"}
+		if diff := cmp.Diff(want, e.Config()[xdstest.ClusterType]); diff != "" || len(e.Faults()) > 0 {
+			t.Error(e.Faults(), diff)
 		}
 	})
 }

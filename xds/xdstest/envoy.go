@@ -1,6 +1,7 @@
 package xdstest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -33,8 +34,8 @@ type Config struct {
 	Node string
 	// Refuse returns Envoy's words against a resource, or "" to accept it; nil accepts all.
 	Refuse func(*discoveryv3.Resource) string
-	// Late says that a refused cluster fails late: followed by a good new one in the
-	// same response its NACK is lost.
+	// Late says that a refused cluster fails late: it stays among those that warm, and
+	// from the next cluster on that warms none is answered for.
 	Late bool
 }
 
@@ -46,18 +47,25 @@ type Envoy struct {
 	running  map[string]map[string]*discoveryv3.Resource
 	refs     map[string]map[string]references
 	wanted   map[string]map[string]bool // names subscribed by type
-	warming  map[string]bool            // clusters that wait for endpoints or secrets
+	warming  map[string]*warming        // clusters, by name
+	paused   bool                       // no request for clusters leaves
 	held     []*discoveryv3.DeltaDiscoveryRequest
-	stuck    bool // a NACK of clusters was lost
+	booked   map[string]string // versions of clusters and listeners are told when they came without a NACK
 	received []string
 	faults   []string
 	stream   discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesClient
 	stalled  chan struct{}
 }
 
+// warming is a cluster that waits for its endpoints, or for ever.
+type warming struct {
+	version, endpoints string
+	failed             bool
+}
+
 // New makes a fake Envoy; Run connects it.
 func New(cfg Config) *Envoy {
-	e := &Envoy{cfg: cfg, running: map[string]map[string]*discoveryv3.Resource{}, refs: map[string]map[string]references{}, wanted: map[string]map[string]bool{}, warming: map[string]bool{}}
+	e := &Envoy{cfg: cfg, running: map[string]map[string]*discoveryv3.Resource{}, refs: map[string]map[string]references{}, wanted: map[string]map[string]bool{}, warming: map[string]*warming{}, booked: map[string]string{}}
 	for _, t := range []string{ClusterType, EndpointType, ListenerType, RouteType, SecretType, ExtensionType} {
 		e.refs[t] = map[string]references{}
 		e.running[t], e.wanted[t] = map[string]*discoveryv3.Resource{}, map[string]bool{}
@@ -73,7 +81,7 @@ func (e *Envoy) Run(ctx context.Context, conn grpc.ClientConnInterface) error {
 		return fmt.Errorf("open stream: %w", err)
 	}
 	e.mu.Lock()
-	e.stream, e.held, e.stuck = stream, nil, false
+	e.stream, e.held = stream, nil
 	out := e.hello()
 	e.mu.Unlock()
 	for {
@@ -173,11 +181,18 @@ func (e *Envoy) hello() []*discoveryv3.DeltaDiscoveryRequest {
 		}
 		versions := map[string]string{}
 		for name, r := range e.running[t] {
-			versions[name] = r.Version
+			if version, ok := e.booked[t+name]; ok || !wildcard {
+				versions[name] = cmp.Or(version, r.Version)
+			}
 		}
 		out = append(out, &discoveryv3.DeltaDiscoveryRequest{TypeUrl: t, ResourceNamesSubscribe: slices.Sorted(maps.Keys(e.wanted[t])), InitialResourceVersions: versions})
 	}
-	out[0].Node = &corev3.Node{Id: e.cfg.Node}
+	if e.paused {
+		e.held, out = out[:1:1], out[1:]
+	}
+	if len(out) > 0 {
+		out[0].Node = &corev3.Node{Id: e.cfg.Node}
+	}
 	return out
 }
 
@@ -195,21 +210,27 @@ func (e *Envoy) take(resp *discoveryv3.DeltaDiscoveryResponse) []*discoveryv3.De
 		e.received = append(e.received, short+"/-"+name)
 		e.remove(t, name)
 	}
-	text, lost := e.apply(t, short, resp.Resources)
+	text := e.apply(t, short, resp.Resources)
 	if text != "" {
 		answer.ErrorDetail = refusal(text)
+	} else if t == ClusterType || t == ListenerType {
+		for _, r := range resp.Resources {
+			e.booked[t+r.Name] = r.Version
+		}
 	}
 	var out []*discoveryv3.DeltaDiscoveryRequest
 	if t == ClusterType || t == ListenerType || t == ExtensionType {
 		out = e.resubscribe()
 	}
 	if t == ClusterType {
-		e.stuck = lost
 		e.held = append(e.held, answer)
 	} else {
 		out = append(out, answer)
 	}
-	if !e.stuck && len(e.warming) == 0 {
+	if len(e.warming) == 0 {
+		e.paused = false
+	}
+	if !e.paused {
 		out, e.held = append(out, e.held...), nil
 	}
 	return out
@@ -221,32 +242,34 @@ func refusal(text string) *statuspb.Status {
 
 // apply takes in the resources of a response. Clusters and listeners: the good
 // ones. Others: those before the first bad one.
-func (e *Envoy) apply(t, short string, resources []*discoveryv3.Resource) (text string, lost bool) {
+func (e *Envoy) apply(t, short string, resources []*discoveryv3.Resource) (text string) {
 	var bad []string
 	for _, r := range resources {
 		e.received = append(e.received, short+"/"+r.Name+"@"+r.Version)
+		if w := e.warming[r.Name]; t == ClusterType && w != nil && w.version == r.Version {
+			continue // the same content: passed over, failed or not
+		}
 		if e.cfg.Refuse != nil {
 			if words := e.cfg.Refuse(r); words != "" {
 				bad = append(bad, r.Name+": "+words)
-				lost = false
 				if t != ClusterType && t != ListenerType {
-					return words, false
+					return words
+				}
+				if t == ClusterType && e.cfg.Late {
+					e.warming[r.Name] = &warming{version: r.Version, failed: true}
 				}
 				continue
 			}
-		}
-		if t == ClusterType && len(bad) > 0 && e.cfg.Late && e.running[t][r.Name] == nil {
-			lost = true
 		}
 		e.run(t, r)
 	}
 	switch {
 	case len(bad) == 0:
-		return "", false
+		return ""
 	case t == ClusterType:
-		return "Error adding/updating cluster(s) " + strings.Join(bad, ", ") + ". Consider disabling strict checks", lost
+		return "Error adding/updating cluster(s) " + strings.Join(bad, ", ")
 	}
-	return "Error adding/updating listener(s) " + strings.Join(bad, "\n") + "\n", false
+	return "Error adding/updating listener(s) " + strings.Join(bad, "\n") + "\n"
 }
 
 func (e *Envoy) run(t string, r *discoveryv3.Resource) {
@@ -258,11 +281,14 @@ func (e *Envoy) run(t string, r *discoveryv3.Resource) {
 		var c clusterv3.Cluster
 		if err := proto.Unmarshal(r.Resource.GetValue(), &c); err != nil {
 			e.faults = append(e.faults, "cluster "+r.Name+": "+err.Error())
-		} else if c.GetType() == clusterv3.Cluster_EDS && (old == nil || old.Version != r.Version) {
-			e.warming[endpointsOf(&c)] = true
+		} else if c.GetType() == clusterv3.Cluster_EDS && (old == nil || old.Version != r.Version || e.warming[r.Name] != nil) {
+			e.warming[r.Name] = &warming{version: r.Version, endpoints: endpointsOf(&c)}
+			e.paused = true
+		} else {
+			delete(e.warming, r.Name)
 		}
 	case EndpointType:
-		delete(e.warming, r.Name)
+		e.warm(r.Name)
 	case RouteType, ListenerType, ExtensionType:
 		for _, cluster := range e.refs[t][r.Name].clusters {
 			if e.running[ClusterType][cluster] == nil {
@@ -272,12 +298,22 @@ func (e *Envoy) run(t string, r *discoveryv3.Resource) {
 	}
 }
 
+// warm ends the wait for endpoints, if there is one.
+func (e *Envoy) warm(endpoints string) bool {
+	n := len(e.warming)
+	maps.DeleteFunc(e.warming, func(_ string, w *warming) bool { return !w.failed && w.endpoints == endpoints })
+	return len(e.warming) < n
+}
+
 func (e *Envoy) remove(t, name string) {
 	switch t {
 	case EndpointType:
-		delete(e.warming, name) // goes on without hosts; the old ones stay
-		return
+		if e.warm(name) {
+			e.forget(t, name) // goes on without hosts
+		}
+		return // else the old ones stay
 	case ClusterType:
+		delete(e.warming, name)
 		for _, of := range []string{RouteType, ListenerType, ExtensionType} {
 			for user, refs := range e.refs[of] {
 				if slices.Contains(refs.clusters, name) {
@@ -290,6 +326,7 @@ func (e *Envoy) remove(t, name string) {
 }
 
 func (e *Envoy) forget(t, name string) {
+	delete(e.booked, t+name)
 	delete(e.running[t], name)
 	delete(e.refs[t], name)
 }
@@ -318,7 +355,9 @@ func (e *Envoy) resubscribe() []*discoveryv3.DeltaDiscoveryRequest {
 			if !need[t][name] {
 				req.ResourceNamesUnsubscribe = append(req.ResourceNamesUnsubscribe, name)
 				e.forget(t, name)
-				delete(e.warming, name)
+				if t == EndpointType {
+					e.warm(name)
+				}
 			}
 		}
 		e.wanted[t] = need[t]

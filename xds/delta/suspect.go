@@ -1,0 +1,149 @@
+package delta
+
+import "time"
+
+// Envoy keeps a cluster that failed late (a load balancer that cannot be built)
+// among those that warm, and answers for no cluster while any warms, from the next
+// one that does. The same content sent again is passed over, and ACKed. Another
+// content, or removing it, frees every answer, the NACK included. So a refused
+// cluster is taken back, and one that nobody has accepted yet is as well when its
+// response stays unanswered.
+
+// fetchTimeout is a bit more than Envoy waits for endpoints and secrets of a cluster.
+const fetchTimeout = 16 * time.Second
+
+// carry notes what a CDS response carries and what the proxy had before.
+func (st *stream) carry(t *typeState, f *flight) {
+	f.clusters = make(map[string]carried, len(f.resources))
+	for name := range f.items {
+		if _, ok := st.spoilt(t, name); ok {
+			f.releasing = true
+		}
+	}
+	for _, r := range f.resources {
+		c := carried{now: r}
+		if s, ok := st.spoilt(t, r.Name); ok {
+			c.before, c.had = s.before, s.before != nil
+		} else {
+			c.before, c.had = t.known(r.Name)
+		}
+		f.clusters[r.Name] = c
+	}
+}
+
+// spoil has a cluster of a response taken back. Where the bytes of what the proxy
+// had are not known any more it stays: removing it would cost traffic.
+func (st *stream) spoil(name string, f *flight) bool {
+	c := f.clusters[name]
+	if c.now == nil || c.had && c.before == nil {
+		return false
+	}
+	st.node.spoilt[name] = spoil{c.now.Version, c.before}
+	return true
+}
+
+// suspect has the clusters of a response taken back that no Envoy has accepted
+// yet, or all of them.
+func (st *stream) suspect(t *typeState, f *flight, all bool) int {
+	n := 0
+	for name, c := range f.clusters {
+		if t.flying[name] != nil && t.flying[name] != f {
+			continue
+		}
+		if _, proven := st.server.proven[proof{Key{clusterType, name}, c.now.Version}]; proven && !all {
+			continue
+		}
+		if st.spoil(name, f) {
+			n++
+			delete(t.flying, name)
+			t.mark(name, false)
+		}
+	}
+	return n
+}
+
+// expire gives up on CDS responses that nobody answered. While endpoints or secrets
+// are being answered the clusters have reason to be warming, and accepted ones
+// have it for as long as Envoy waits for what the agent owes.
+func (st *stream) expire(now time.Time) time.Time {
+	t := st.types[clusterType]
+	var until time.Time
+	if t == nil {
+		return until
+	}
+	for _, f := range t.flights {
+		if f.released {
+			continue
+		}
+		last := f.sent.Add(fetchTimeout)
+		if !now.Before(f.deadline) && now.Before(last) && (st.owing(endpointType, now) || st.owing(secretType, now)) {
+			f.deadline = now.Add(st.server.cfg.ClustersTimeout)
+		}
+		if now.Before(f.deadline) {
+			until = earlier(until, f.deadline)
+			continue
+		}
+		n := st.suspect(t, f, f.expired)
+		st.server.cfg.Log.Warn("clusters unanswered, taking back what may be bad", "node", st.node.id,
+			"clusters", len(f.items), "taken_back", n, "mark", st.node.group.mark)
+		f.released = f.expired || f.releasing
+		f.expired, f.deadline = true, last
+		if !f.released {
+			until = earlier(until, last)
+		}
+	}
+	if len(t.flights) > maxExpired {
+		t.land(t.flights[0].nonce)
+	}
+	return until
+}
+
+// owing says that answers of a type are missing, and some came lately: Envoy may
+// be waiting for them.
+func (st *stream) owing(typeURL string, now time.Time) bool {
+	t := st.types[typeURL]
+	return t != nil && (len(t.flights) > 0 || len(t.dirty) > 0) && now.Sub(t.answered) < st.server.cfg.ClustersTimeout
+}
+
+// unasked serves a proxy that does not ask for clusters though it did on its last
+// stream: while one is among those that warm, Envoy asks for none. It takes an
+// answer all the same.
+func (st *stream) unasked(now time.Time) time.Time {
+	if st.types[clusterType] != nil || st.types[listenerType] == nil || len(st.node.spoilt) == 0 {
+		return time.Time{}
+	}
+	if limit := st.opened.Add(st.server.cfg.ClustersTimeout); now.Before(limit) {
+		return limit
+	}
+	t := newTypeState(clusterType)
+	t.wildcard, t.unasked = true, true
+	for name, s := range st.node.spoilt {
+		if s.before != nil {
+			t.over[name] = s.before.Version
+		}
+		t.mark(name, false)
+	}
+	st.enlist(t)
+	return time.Time{}
+}
+
+// abandon keeps for the next stream what a proxy may have failed on.
+func (st *stream) abandon() {
+	if t := st.types[clusterType]; t != nil {
+		for _, f := range t.flights {
+			st.suspect(t, f, f.expired)
+		}
+	}
+}
+
+// greetSpoilt compares what is to be taken back with what the proxy says it has.
+func (st *stream) greetSpoilt(versions map[string]string) {
+	if len(versions) == 0 {
+		clear(st.node.spoilt)
+	}
+	for name, s := range st.node.spoilt {
+		if version, told := versions[name]; told && (version == s.version || s.before == nil || version != s.before.Version) {
+			delete(st.node.spoilt, name)
+		}
+	}
+}
