@@ -175,7 +175,7 @@ const (
 func explicit(v httpVersion) *httpv3.HttpProtocolOptions_ExplicitHttpConfig_ {
 	e := &httpv3.HttpProtocolOptions_ExplicitHttpConfig{}
 	if v == http2 {
-		e.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}}
+		e.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{AllowConnect: true}}
 	} else {
 		e.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &corev3.Http1ProtocolOptions{}}
 	}

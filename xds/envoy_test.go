@@ -52,6 +52,10 @@ func newZones(t *testing.T) *zones {
 	z := &zones{rig: newRig(t, "default.east.mesh.local", "default.west.mesh.local")}
 	z.app = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		z.served.Add(1)
+		if r.Header.Get("Upgrade") == "websocket" {
+			echoUpgraded(w)
+			return
+		}
 		fmt.Fprintf(w, "%s %s %s", r.URL.Path, r.Header.Get("X-Forwarded-Client-Cert"), r.Header.Get("X-Route"))
 	}))
 	t.Cleanup(z.app.Close)
@@ -187,6 +191,24 @@ func TestAcrossZones(t *testing.T) {
 		}
 	})
 
+	t.Run("a WebSocket crosses", func(t *testing.T) {
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", z.webHTTP))
+		must(t, err)
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(5 * time.Second))
+		fmt.Fprintf(conn, "GET /ws HTTP/1.1\r\nHost: backend\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
+		in := bufio.NewReader(conn)
+		resp, err := http.ReadResponse(in, nil)
+		must(t, err)
+		if resp.StatusCode != http.StatusSwitchingProtocols {
+			t.Fatalf("upgrade got %s", resp.Status)
+		}
+		fmt.Fprintln(conn, "over the socket")
+		if got, err := in.ReadString('\n'); err != nil || got != "over the socket\n" {
+			t.Errorf("echo over the socket: %q, %v", got, err)
+		}
+	})
+
 	t.Run("plain text is refused", func(t *testing.T) {
 		if resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", z.inHTTP)); err == nil {
 			t.Errorf("plain request got %s", resp.Status)
@@ -195,14 +217,14 @@ func TestAcrossZones(t *testing.T) {
 
 	t.Run("a certificate of another authority is refused", func(t *testing.T) {
 		genuine := z.issue(backendID, backendID)
-		if err := z.dialInbound(genuine); err == nil || !strings.Contains(err.Error(), "403") {
+		if err := z.dialInbound(genuine); err == nil || !strings.Contains(err.Error(), "status 403") {
 			t.Errorf("genuine west identity: %v, want the handshake to pass and 403", err)
 		}
 		if err := z.dialInbound(z.issue(webID, webID)); err != nil {
 			t.Errorf("genuine web identity: %v", err)
 		}
 		// The zone west's authority signs an ID of zone east.
-		if err := z.dialInbound(z.issue(webID, backendID)); err == nil || strings.Contains(err.Error(), "403") {
+		if err := z.dialInbound(z.issue(webID, backendID)); err == nil || strings.Contains(err.Error(), "status 403") {
 			t.Errorf("forged client: %v, want a refused handshake", err)
 		}
 		// The zone east's authority signs the server's ID.
@@ -497,6 +519,17 @@ func echoServer(t *testing.T) net.Listener {
 		}
 	}()
 	return l
+}
+
+// echoUpgraded switches protocols and sends back what comes.
+func echoUpgraded(w http.ResponseWriter) {
+	conn, buffered, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	io.Copy(conn, buffered)
 }
 
 func portOf(l net.Listener) uint32 { return uint32(l.Addr().(*net.TCPAddr).Port) }

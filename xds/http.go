@@ -67,17 +67,16 @@ func manager(statPrefix, routes string) *hcmv3.HttpConnectionManager {
 		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{
 			ConfigSource: adsSource(0), RouteConfigName: routes,
 		}},
-		NormalizePath:                wrapperspb.Bool(true),
-		MergeSlashes:                 true,
-		PathWithEscapedSlashesAction: hcmv3.HttpConnectionManager_UNESCAPE_AND_REDIRECT,
-		StreamIdleTimeout:            durationpb.New(0),
-		DrainTimeout:                 durationpb.New(0),
-		UpgradeConfigs:               []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
-		GenerateRequestId:            wrapperspb.Bool(true),
-		PreserveExternalRequestId:    true,
-		HttpProtocolOptions:          &corev3.Http1ProtocolOptions{EnableTrailers: true},
-		UseRemoteAddress:             wrapperspb.Bool(false),
-		SkipXffAppend:                true,
+		NormalizePath:     wrapperspb.Bool(true),
+		StreamIdleTimeout: durationpb.New(0),
+		// Upgrades (WebSocket) cross the mesh as extended CONNECT.
+		Http2ProtocolOptions:      &corev3.Http2ProtocolOptions{AllowConnect: true},
+		UpgradeConfigs:            []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
+		GenerateRequestId:         wrapperspb.Bool(true),
+		PreserveExternalRequestId: true,
+		HttpProtocolOptions:       &corev3.Http1ProtocolOptions{EnableTrailers: true},
+		UseRemoteAddress:          wrapperspb.Bool(false),
+		SkipXffAppend:             true,
 	}
 }
 
