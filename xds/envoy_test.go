@@ -46,6 +46,7 @@ type zones struct {
 	webIR, backendIR, ingwIR *ir.Proxy
 	webSets, ingwSets        []*ir.EndpointSet
 	served                   atomic.Int64
+	accepted                 atomic.Int64
 }
 
 func newZones(t *testing.T) *zones {
@@ -59,7 +60,7 @@ func newZones(t *testing.T) *zones {
 		fmt.Fprintf(w, "%s %s %s", r.URL.Path, r.Header.Get("X-Forwarded-Client-Cert"), r.Header.Get("X-Route"))
 	}))
 	t.Cleanup(z.app.Close)
-	z.tcpApp = echoServer(t)
+	z.tcpApp = echoServer(t, &z.accepted)
 	z.webHTTP, z.webTCP, z.inHTTP, z.inTCP, z.ingress = freePort(t), freePort(t), freePort(t), freePort(t), freePort(t)
 
 	allowWeb := ir.Permission{Allow: []ir.PermissionMatch{allow(webID)}}
@@ -212,6 +213,22 @@ func TestAcrossZones(t *testing.T) {
 	t.Run("plain text is refused", func(t *testing.T) {
 		if resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", z.inHTTP)); err == nil {
 			t.Errorf("plain request got %s", resp.Status)
+		}
+	})
+
+	t.Run("the application hears nothing of a caller without identity", func(t *testing.T) {
+		before := z.accepted.Load()
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", z.inTCP))
+		must(t, err)
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(5 * time.Second))
+		nameless := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, ServerName: mesh.SNI(9090, "backend", "west", "default")})
+		nameless.Handshake() // a TLS 1.3 server refuses only after it
+		if _, err := nameless.Read(make([]byte, 1)); err == nil {
+			t.Error("a caller without certificate was answered")
+		}
+		if after := z.accepted.Load(); after != before {
+			t.Errorf("the application accepted %d connections", after-before)
 		}
 	})
 
@@ -501,7 +518,7 @@ func rejects(list []delta.Rejection, typeURL string) string {
 	return ""
 }
 
-func echoServer(t *testing.T) net.Listener {
+func echoServer(t *testing.T, accepted *atomic.Int64) net.Listener {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
@@ -512,6 +529,7 @@ func echoServer(t *testing.T) net.Listener {
 			if err != nil {
 				return
 			}
+			accepted.Add(1)
 			go func() {
 				defer c.Close()
 				io.Copy(c, c)

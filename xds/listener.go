@@ -56,7 +56,12 @@ func inboundListener(in *ir.Inbound, address string) *listenerv3.Listener {
 // inboundTCP carries an inbound's bytes to the application, by ECDS.
 func inboundTCP(in *ir.Inbound) *corev3.TypedExtensionConfig {
 	name := InboundName(in.Name)
-	t := &tcpv3.TcpProxy{StatPrefix: name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: name}}
+	t := &tcpv3.TcpProxy{
+		StatPrefix: name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: name},
+		// The application hears nothing of callers that do not prove an identity.
+		UpstreamConnectMode: tcpv3.UpstreamConnectMode_ON_DOWNSTREAM_TLS_HANDSHAKE,
+		MaxEarlyDataBytes:   wrapperspb.UInt32(0),
+	}
 	for _, policy := range policies() {
 		if policy.inboundTCP != nil {
 			policy.inboundTCP(in, t)
