@@ -20,6 +20,9 @@ const (
 // anew, or refused a response that it may have applied in part.
 const unknown = "?"
 
+// smallMap is up to how many names a map is kept when it is empty.
+const smallMap = 16
+
 // typeState is what one stream knows of one type. Its size is bounded by what the
 // node should have and by the names it may subscribe to.
 type typeState struct {
@@ -36,6 +39,7 @@ type typeState struct {
 	base *view
 
 	dirty   map[string]struct{}  // to be compared
+	peak    int                  // how many were dirty at once
 	sorted  []string             // dirty in order, nil when not built
 	urgent  map[string]struct{}  // dirty ones that overtake
 	force   map[string]struct{}  // to be sent though equal
@@ -102,6 +106,7 @@ func (t *typeState) mark(name string, urgent bool) {
 	if _, ok := t.dirty[name]; !ok {
 		t.dirty[name] = struct{}{}
 		t.sorted = nil
+		t.peak = max(t.peak, len(t.dirty))
 	}
 	if urgent {
 		put(&t.urgent, name)
@@ -179,10 +184,12 @@ func (t *typeState) settle(v *view) {
 	if len(t.over) > 0 {
 		t.over = map[string]string{}
 	}
-	if len(t.flying) == 0 {
-		t.flying = map[string]*flight{}
+	// A map that was large once stays large.
+	if t.peak > smallMap {
+		t.peak = 0
+		t.flying, t.dirty, t.force, t.urgent, t.alone = map[string]*flight{}, map[string]struct{}{}, nil, nil, nil
 	}
-	t.sorted, t.limit = nil, 0
+	t.sorted, t.limit, t.flights = nil, 0, nil
 }
 
 func put(set *map[string]struct{}, name string) {

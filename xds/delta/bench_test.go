@@ -1,0 +1,167 @@
+package delta
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc"
+)
+
+// peer is a proxy that accepts everything, without a network: what is measured is
+// the server's.
+type peer struct {
+	grpc.ServerStream
+	ctx context.Context
+	in  chan *discoveryv3.DeltaDiscoveryRequest
+}
+
+func (p *peer) Context() context.Context { return p.ctx }
+
+func (p *peer) Recv() (*discoveryv3.DeltaDiscoveryRequest, error) {
+	select {
+	case r := <-p.in:
+		return r, nil
+	case <-p.ctx.Done():
+		return nil, io.EOF
+	}
+}
+
+func (p *peer) Send(resp *discoveryv3.DeltaDiscoveryResponse) error {
+	p.in <- &discoveryv3.DeltaDiscoveryRequest{TypeUrl: resp.TypeUrl, ResponseNonce: resp.Nonce}
+	return nil
+}
+
+// crowd is a server with many peers of one group that run the same services.
+type crowd struct {
+	server *Server
+	news   chan struct{}
+	set    []*Resource
+	mark   int64
+	stop   func()
+}
+
+func newCrowd(tb testing.TB, peers, services int) *crowd {
+	c := &crowd{news: make(chan struct{}, 1)}
+	c.server = New(Config{
+		Authorize: func(_ context.Context, n *corev3.Node) (string, error) { return n.GetId(), nil },
+		OnProgress: func(string) {
+			select {
+			case c.news <- struct{}{}:
+			default:
+			}
+		},
+	})
+	var names []string
+	for i := range services {
+		name := fmt.Sprintf("kri_msvc_default_east__service-%04d_http", i)
+		names = append(names, name)
+		for _, t := range []string{clusterType, endpointType, listenerType, routeType} {
+			c.set = append(c.set, &Resource{TypeURL: t, Name: name, Version: "v0", Body: make([]byte, 400)})
+		}
+	}
+	c.server.Publish("g", 0, false, NewSet(c.set))
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	for i := range peers {
+		id := fmt.Sprint("node-", i)
+		c.server.Assign(id, "g", nil)
+		p := &peer{ctx: ctx, in: make(chan *discoveryv3.DeltaDiscoveryRequest, 4+maxFlights)}
+		p.in <- &discoveryv3.DeltaDiscoveryRequest{TypeUrl: clusterType, Node: &corev3.Node{Id: id}}
+		p.in <- &discoveryv3.DeltaDiscoveryRequest{TypeUrl: endpointType, ResourceNamesSubscribe: names}
+		p.in <- &discoveryv3.DeltaDiscoveryRequest{TypeUrl: listenerType}
+		p.in <- &discoveryv3.DeltaDiscoveryRequest{TypeUrl: routeType, ResourceNamesSubscribe: names}
+		wg.Go(func() { c.server.DeltaAggregatedResources(p) })
+	}
+	c.stop = func() { cancel(); wg.Wait() }
+	tb.Cleanup(c.stop)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for i := 0; i < peers; <-tick.C {
+		for i < peers && c.server.InSync(fmt.Sprint("node-", i)) {
+			i++
+		}
+	}
+	c.server.Progress("g")
+	return c
+}
+
+// change publishes one changed resource and waits until every peer accepted it.
+func (c *crowd) change(typeURL string) {
+	c.mark++
+	for i, r := range c.set {
+		if r.TypeURL == typeURL {
+			next := *r
+			next.Version = fmt.Sprint("v", c.mark)
+			c.set[i] = &next
+			break
+		}
+	}
+	c.server.Publish("g", c.mark, false, NewSet(c.set))
+	for {
+		for _, p := range c.server.Progress("g") {
+			if p.Mark == c.mark && !p.Settled.IsZero() {
+				return
+			}
+		}
+		<-c.news
+	}
+}
+
+func cpu() time.Duration {
+	var u syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// BenchmarkChange: one resource changes under many peers.
+func BenchmarkChange(outer *testing.B) {
+	for _, size := range []struct{ peers, services int }{{1000, 10}, {1000, 100}, {100, 1000}, {1000, 1000}} {
+		var c *crowd
+		for _, typeURL := range []string{routeType, endpointType, clusterType} {
+			outer.Run(fmt.Sprintf("%s/peers=%d/services=%d", short(typeURL), size.peers, size.services), func(b *testing.B) {
+				if c == nil {
+					c = newCrowd(outer, size.peers, size.services)
+				}
+				before := cpu()
+				for b.Loop() {
+					c.change(typeURL)
+				}
+				b.ReportMetric(float64((cpu()-before).Microseconds())/float64(b.N*size.peers), "µs-cpu/peer")
+			})
+		}
+		if c != nil {
+			c.stop()
+		}
+	}
+}
+
+// BenchmarkStream: memory of a stream that is in sync.
+func BenchmarkStream(b *testing.B) {
+	for _, services := range []int{10, 1000} {
+		b.Run(fmt.Sprintf("services=%d", services), func(b *testing.B) {
+			const peers = 500
+			for b.Loop() {
+				before := inUse()
+				c := newCrowd(b, peers, services)
+				b.ReportMetric(float64(inUse()-before)/peers/1024, "KB/stream")
+				c.stop()
+			}
+		})
+	}
+}
+
+func inUse() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc + m.StackInuse
+}
