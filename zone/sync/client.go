@@ -60,7 +60,9 @@ type Config struct {
 // Bounds of the pause between dials.
 const (
 	minBackoff = 100 * time.Millisecond
-	maxBackoff = 5 * time.Second
+	maxBackoff = 2 * time.Second
+	// after being turned away for another process of the same zone
+	rivalPause = 5 * time.Second
 )
 
 // Status of a Client.
@@ -143,7 +145,7 @@ func (c *Client) Run(ctx context.Context) error {
 		wait := min(pauses.NextBackOff(), maxBackoff)
 		if status.Code(err) == codes.Aborted {
 			// Another process has this zone's name, or global cannot be followed now.
-			wait = maxBackoff
+			wait = rivalPause
 		}
 		timer := time.NewTimer(wait)
 		select {
