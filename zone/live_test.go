@@ -18,8 +18,10 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/tombolo-mesh/tombolo/identity"
 	"github.com/tombolo-mesh/tombolo/mesh"
@@ -418,6 +420,37 @@ func TestOldStreamEndsLate(t *testing.T) {
 	}
 	if state() != lost {
 		t.Error("a proxy whose agent went while it joined counts as present")
+	}
+}
+
+// A token for one workload does not push out the proxies of another.
+func TestNameOfAnotherWorkload(t *testing.T) {
+	l := startLive(t, t.TempDir())
+	api := sidecar(t, "default", "api-1", "api", "10.0.0.2", httpInbound)
+	_, owner := l.join(api)
+	m := members{l.parts.engine}
+	join := func(workload, instance string, named bool) error {
+		dp := sidecar(t, "default", "api-1", workload, "10.0.0.9", httpInbound)
+		_, err := m.Join(t.Context(), universal.Proxy{Resource: dp, Spec: decoded(t, dp).(*mesh.Dataplane), Instance: instance, Named: named, Control: &agent{}})
+		return err
+	}
+	if err := join("web", "thief", false); status.Code(err) != codes.AlreadyExists {
+		t.Error("another workload took the name:", err)
+	}
+	owner.mu.Lock()
+	if owner.closed != nil {
+		t.Error("the owner was thrown out:", owner.closed)
+	}
+	owner.mu.Unlock()
+	if err := join("api", "next", false); err != nil {
+		t.Error("another instance of the workload:", err)
+	}
+	if err := join("web", "renamed", true); err != nil {
+		t.Error("a token for the name:", err)
+	}
+	m.Leave(api.Key, "renamed", false)
+	if err := join("api", "after", false); err != nil {
+		t.Error("a name that nobody has:", err)
 	}
 }
 

@@ -9,6 +9,9 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/tombolo-mesh/tombolo/identity"
 	"github.com/tombolo-mesh/tombolo/identity/ca"
 	"github.com/tombolo-mesh/tombolo/identity/token"
@@ -102,11 +105,20 @@ func (m members) Join(ctx context.Context, in universal.Proxy) (universal.Joined
 	e := m.e
 	key := in.Resource.Key
 	result := make(chan error, 1)
-	if err := e.post(ctx.Done(), &op{run: func(b *batch) { e.join(b, in) }, done: func(err error) { result <- err }}); err != nil {
+	var taken error
+	join := func(b *batch) {
+		if taken = e.taken(in); taken == nil {
+			e.join(b, in)
+		}
+	}
+	if err := e.post(ctx.Done(), &op{run: join, done: func(err error) { result <- err }}); err != nil {
 		return universal.Joined{}, err
 	}
 	select {
 	case <-result: // when it could not be saved for now, the proxy is served all the same
+		if taken != nil {
+			return universal.Joined{}, taken
+		}
 	case <-ctx.Done(): // nobody will say goodbye for it
 		m.Leave(key, in.Instance, false)
 		return universal.Joined{}, ctx.Err()
@@ -119,6 +131,19 @@ func (m members) Join(ctx context.Context, in universal.Proxy) (universal.Joined
 	}
 	return universal.Joined{NodeID: nodeID(in.Resource.Key), NodeCluster: cluster,
 		SessionToken: e.session.Mint(token.Session{Mesh: in.Resource.Mesh, Name: in.Resource.Name})}, nil
+}
+
+// taken says that a name belongs to a living proxy of another workload. Whoever
+// may join for one workload cannot push out the proxies of another by their names.
+func (e *engine) taken(in universal.Proxy) error {
+	p := e.proxies[in.Resource.Key]
+	if p == nil || in.Named || p.instance == in.Instance || !p.connected() {
+		return nil
+	}
+	if have := p.resource.Labels[mesh.LabelWorkload]; have != in.Resource.Labels[mesh.LabelWorkload] {
+		return status.Errorf(codes.AlreadyExists, "%s is connected for workload %q; to take its place another workload needs a token for that name", in.Resource.Key, have)
+	}
+	return nil
 }
 
 func (e *engine) join(b *batch, in universal.Proxy) {

@@ -19,7 +19,7 @@ func tokenCommand() *cobra.Command {
 	create.AddCommand(
 		createCommand(token.User, "  tombolo token create user --name alice --group author --valid-for 8h", "name", "group"),
 		createCommand(token.Zone, "  tombolo token create zone --zone east > east.token", "zone"),
-		createCommand(token.Dataplane, "  tombolo token create dataplane --mesh default --workload backend\n  tombolo token create dataplane --name web-1 --zone east", "name", "zone", "mesh", "workload"))
+		createCommand(token.Dataplane, "  tombolo token create dataplane --mesh default --workload backend\n  tombolo token create dataplane --name ingress-1 --zone east", "name", "zone", "mesh", "workload"))
 	cmd.AddCommand(create, revokeCommand(), revokedCommand())
 	return cmd
 }
@@ -56,7 +56,7 @@ func createCommand(use token.Use, example string, flags ...string) *cobra.Comman
 		case "mesh":
 			f.StringVarP(&in.Mesh, "mesh", "m", mesh.DefaultMesh, "mesh that it is bound to")
 		case "workload":
-			f.StringVar(&in.Workload, "workload", "", "workload that it is bound to")
+			f.StringVar(&in.Workload, "workload", "", "workload that it is bound to; without, it lets in no proxy that has one")
 		}
 	}
 	f.DurationVar(&life, "valid-for", 0, "how long, as 720h (default: 24h for users, 1 year for zones, 30 days for dataplanes)")

@@ -61,11 +61,13 @@ func (s *Server) admit(c token.Claims, r *agentv1.Register) (Proxy, error) {
 	watched := probed(spec)
 	return Proxy{
 		Resource: m.Resource, Spec: spec, Instance: r.Instance,
-		AgentVersion: r.AgentVersion, EnvoyVersion: r.EnvoyVersion, NotReady: notReady(r.NotReady, watched),
+		AgentVersion: r.AgentVersion, EnvoyVersion: r.EnvoyVersion, NotReady: notReady(r.NotReady, watched), Named: c.Name != "",
 	}, nil
 }
 
-// bound checks that a token is for this very proxy.
+// bound checks that a token is for this very proxy. The label workload decides
+// the identity, so a token that names none lets in a proxy that has none, or one
+// that is named like its workload.
 func bound(c token.Claims, r mesh.Resource) error {
 	var wrong []string
 	if c.Mesh != r.Mesh {
@@ -74,8 +76,11 @@ func bound(c token.Claims, r mesh.Resource) error {
 	if c.Name != "" && c.Name != r.Name {
 		wrong = append(wrong, fmt.Sprintf("name %q, not %q", c.Name, r.Name))
 	}
-	if have := r.Labels[mesh.LabelWorkload]; c.Workload != "" && c.Workload != have {
+	switch have := r.Labels[mesh.LabelWorkload]; {
+	case c.Workload != "" && c.Workload != have:
 		wrong = append(wrong, fmt.Sprintf("workload %q, not %q (label %s)", c.Workload, have, mesh.LabelWorkload))
+	case c.Workload == "" && have != "" && have != c.Name:
+		wrong = append(wrong, fmt.Sprintf("no workload, not %q (label %s): it needs a token with that workload", have, mesh.LabelWorkload))
 	}
 	if len(wrong) > 0 {
 		return status.Errorf(codes.PermissionDenied, "token is for %s", strings.Join(wrong, "; for "))

@@ -12,7 +12,8 @@ import (
 // are of kind Dataplane and carry the zone's name.
 type Proxies interface {
 	// Join makes a proxy a member, connected, with the given inbounds not ready.
-	// A second instance of the same name replaces the first. It returns once the
+	// A second instance of the same name replaces the first, if it is of the same
+	// workload, or Named. It returns once the
 	// proxy may open its xDS stream with a session token of Session.
 	Join(ctx context.Context, proxy Proxy) (Joined, error)
 	// Health says which inbounds do not answer.
@@ -40,6 +41,9 @@ type Proxy struct {
 	AgentVersion, EnvoyVersion string
 	// NotReady inbounds.
 	NotReady []string
+	// Named: its token is for this name. Without, it may not take the place of
+	// another workload's proxy.
+	Named bool
 	// Control reaches the agent of this instance.
 	Control Control
 }

@@ -80,6 +80,7 @@ func TestWhoIsRefused(t *testing.T) {
 		{"of another zone", with(func(c *token.Claims) { c.Zone = "west" }), sidecar, codes.PermissionDenied, `zone "west"`},
 		{"of another workload", with(func(c *token.Claims) { c.Workload = "api" }), sidecar, codes.PermissionDenied, `workload "api", not "web"`},
 		{"of another name", with(func(c *token.Claims) { c.Name = "web-2" }), sidecar, codes.PermissionDenied, `name "web-2", not "web-1"`},
+		{"of a name, for any workload", with(func(c *token.Claims) { c.Workload, c.Name = "", "web-1" }), sidecar, codes.PermissionDenied, `no workload, not "web"`},
 		{"manifest of another mesh", good, strings.Replace(sidecar, "mesh: default", "mesh: other", 1), codes.PermissionDenied, `mesh "default", not "other"`},
 		{"manifest without its label", good, strings.Replace(sidecar, "labels: {kuma.io/workload: web}", "", 1), codes.PermissionDenied, "workload"},
 		{"manifest of another zone", good, strings.Replace(sidecar, "workload: web", "workload: web, kuma.io/zone: west", 1), codes.InvalidArgument, "west"},
@@ -127,16 +128,27 @@ func TestWhoIsRefused(t *testing.T) {
 
 func TestTokensThatAdmit(t *testing.T) {
 	b := newBench(t, nil)
-	for name, change := range map[string]func(*token.Claims){
-		"workload": nil,
-		"name":     func(c *token.Claims) { c.Workload, c.Name = "", "web-1" },
-		"all":      func(c *token.Claims) { c.Name, c.Zone = "web-1", "east" },
+	named := func(c *token.Claims) { c.Workload, c.Name = "", "web-1" }
+	for name, c := range map[string]struct {
+		change   func(*token.Claims)
+		manifest string
+		named    bool
+	}{
+		"workload":                     {nil, sidecar, false},
+		"all":                          {func(c *token.Claims) { c.Name, c.Zone = "web-1", "east" }, sidecar, true},
+		"name, of a proxy without one": {named, strings.Replace(sidecar, "labels: {kuma.io/workload: web}", "", 1), true},
+		"name, which the workload has": {named, strings.Replace(sidecar, "workload: web", "workload: web-1", 1), true},
 	} {
-		c := b.connect(b.sign(claims(change)))
-		c.register(register(sidecar))
-		if f, err := c.stream.Recv(); err != nil {
+		agent := b.connect(b.sign(claims(c.change)))
+		agent.register(register(c.manifest))
+		if f, err := agent.stream.Recv(); err != nil {
 			t.Errorf("%s: %v, %v", name, f, err)
 		}
+		b.proxies.mu.Lock()
+		if last := b.proxies.joined[len(b.proxies.joined)-1]; last.Named != c.named {
+			t.Errorf("%s: named is %t", name, last.Named)
+		}
+		b.proxies.mu.Unlock()
 	}
 }
 
