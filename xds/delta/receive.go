@@ -114,8 +114,8 @@ func (st *stream) greeted(t *typeState, req *discoveryv3.DeltaDiscoveryRequest) 
 		}
 		t.over[name] = version
 		st.server.proveCurrent(v, Key{t.typeURL, name}, version)
-		if r := v.get(t.typeURL, name); r != nil && r.Version == version {
-			t.keep(r)
+		if t.keeps() {
+			t.keep(st.recall(v, Key{t.typeURL, name}, version))
 		}
 	}
 }
@@ -203,6 +203,9 @@ func (st *stream) unsubscribe(t *typeState, name string) {
 func (st *stream) answered(t *typeState, f *flight, req *discoveryv3.DeltaDiscoveryRequest, now time.Time) {
 	s := st.server
 	t.answered = now
+	if t.typeURL == clusterType {
+		st.stuck = false
+	}
 	s.metrics.acks.WithLabelValues(short(t.typeURL)).Observe(now.Sub(f.sent).Seconds())
 	if req.ErrorDetail == nil {
 		for name := range f.items {
@@ -257,8 +260,8 @@ func (st *stream) accepted(t *typeState, f *flight, name string) {
 	version := f.items[name]
 	if t.typeURL == clusterType {
 		delete(st.node.spoilt, name)
-		t.keep(f.clusters[name].now)
 	}
+	t.keep(f.carried[name].now)
 	if !t.subscribed(name) {
 		return
 	}

@@ -93,13 +93,13 @@ func (st *stream) clustersPending(now time.Time) (time.Time, bool) {
 		return limit, len(st.node.spoilt) > 0 && now.Before(limit)
 	}
 	for _, f := range t.flights {
-		if limit := f.sent.Add(st.allowance(len(f.items))); !f.expired && now.Before(limit) {
+		if !f.expired && now.Before(f.deadline) {
 			if f.fresh || f.releasing {
-				return limit, true
+				return f.deadline, true
 			}
 			for _, name := range t.marks() {
 				if a, _ := st.assess(t, name); a == add && t.flying[name] == nil && t.has(name) == "" {
-					return limit, true
+					return f.deadline, true
 				}
 			}
 		}
@@ -258,7 +258,7 @@ func (st *stream) launch(t *typeState, f *flight, now time.Time) *discoveryv3.De
 	st.nonces++
 	f.nonce, f.sent = strconv.FormatInt(st.nonces, 10), now
 	t.greet = false
-	if t.typeURL == clusterType {
+	if t.keeps() {
 		st.carry(t, f)
 	}
 	for name := range f.items {

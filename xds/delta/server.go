@@ -51,6 +51,9 @@ type node struct {
 	// spoilt are clusters whose content the proxy refused, or may have: until it gets
 	// another one it can keep them among those that warm, and answer for no cluster.
 	spoilt map[string]spoil
+	// What the proxy had on its last stream, for the bytes.
+	last *view
+	kept map[Key]*Resource
 }
 
 // spoil is what was sent of a cluster, and what the proxy had before: nil is nothing.

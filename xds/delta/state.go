@@ -47,7 +47,7 @@ type typeState struct {
 	limit   int                  // resources a response after an unattributed NACK, 0 is no limit
 	flights []*flight            // sent and not answered, in order
 	flying  map[string]*flight   // the last flight of a name
-	kept    map[string]*Resource // of clusters: what over speaks of, where known
+	kept    map[string]*Resource // of clusters and endpoints: what over speaks of, where known
 	// answered is when the last answer came.
 	answered time.Time
 }
@@ -61,13 +61,13 @@ type flight struct {
 	sent      time.Time
 	fresh     bool // has clusters that the proxy did not have
 	expired   bool
-	clusters  map[string]carried // of CDS
+	carried   map[string]carried // of CDS and EDS
 	deadline  time.Time          // of CDS
 	released  bool               // its clusters are suspects, proven or not
 	releasing bool               // it takes suspects back
 }
 
-// carried is a cluster on its way.
+// carried is a cluster or its endpoints on their way.
 type carried struct {
 	now, before *Resource
 	had         bool // the proxy had it, known as before or not
@@ -208,7 +208,7 @@ func (st *stream) spoilt(t *typeState, name string) (spoil, bool) {
 	return s, ok
 }
 
-// known is the resource that the proxy has of a cluster, nil when its bytes are not known.
+// known is the resource that the proxy has of a name, nil when its bytes are not known.
 func (t *typeState) known(name string) (r *Resource, had bool) {
 	version := t.has(name)
 	if version == "" {
@@ -225,9 +225,24 @@ func (t *typeState) known(name string) (r *Resource, had bool) {
 	return nil, true
 }
 
-// keep remembers the bytes of a cluster that the proxy has now.
+// instead is what a name needs whose resource was refused: nothing, but that a
+// cluster sent again does not get its old endpoints back by itself.
+func (st *stream) instead(t *typeState, name string) (action, *Resource) {
+	if _, forced := t.force[name]; !forced || t.typeURL != endpointType || t.flying[name] != nil {
+		return nothing, nil
+	}
+	if r, _ := t.known(name); r != nil {
+		return add, r
+	}
+	return deny, nil
+}
+
+// keeps says that the bytes of what the proxy has may be needed again.
+func (t *typeState) keeps() bool { return t.typeURL == clusterType || t.typeURL == endpointType }
+
+// keep remembers the bytes of what the proxy has now.
 func (t *typeState) keep(r *Resource) {
-	if r == nil || t.typeURL != clusterType {
+	if r == nil || !t.keeps() {
 		return
 	}
 	if t.kept == nil {
@@ -268,7 +283,7 @@ func (st *stream) assess(t *typeState, name string) (action, *Resource) {
 	key := Key{t.typeURL, name}
 	if refused := st.node.rejected[key]; refused != nil {
 		if refused.Version == version {
-			return nothing, nil
+			return st.instead(t, name)
 		}
 		delete(st.node.rejected, key)
 	}

@@ -33,6 +33,7 @@ type stream struct {
 	done    int64    // group version up to which everything is answered
 	nonces  int64
 	opened  time.Time
+	stuck   bool          // taking clusters back did not help
 	holding time.Time     // since when removals of clusters wait
 	wake    chan struct{} // one token: look again
 	ended   chan struct{}

@@ -12,9 +12,9 @@ import "time"
 // fetchTimeout is a bit more than Envoy waits for endpoints and secrets of a cluster.
 const fetchTimeout = 16 * time.Second
 
-// carry notes what a CDS response carries and what the proxy had before.
+// carry notes what a response carries and what the proxy had before.
 func (st *stream) carry(t *typeState, f *flight) {
-	f.clusters = make(map[string]carried, len(f.resources))
+	f.carried = make(map[string]carried, len(f.resources))
 	for name := range f.items {
 		if _, ok := st.spoilt(t, name); ok {
 			f.releasing = true
@@ -27,14 +27,14 @@ func (st *stream) carry(t *typeState, f *flight) {
 		} else {
 			c.before, c.had = t.known(r.Name)
 		}
-		f.clusters[r.Name] = c
+		f.carried[r.Name] = c
 	}
 }
 
 // spoil has a cluster of a response taken back. Where the bytes of what the proxy
 // had are not known any more it stays: removing it would cost traffic.
 func (st *stream) spoil(name string, f *flight) bool {
-	c := f.clusters[name]
+	c := f.carried[name]
 	if c.now == nil || c.had && c.before == nil {
 		return false
 	}
@@ -46,7 +46,10 @@ func (st *stream) spoil(name string, f *flight) bool {
 // yet, or all of them.
 func (st *stream) suspect(t *typeState, f *flight, all bool) int {
 	n := 0
-	for name, c := range f.clusters {
+	if st.stuck {
+		return 0
+	}
+	for name, c := range f.carried {
 		if t.flying[name] != nil && t.flying[name] != f {
 			continue
 		}
@@ -83,6 +86,7 @@ func (st *stream) expire(now time.Time) time.Time {
 			until = earlier(until, f.deadline)
 			continue
 		}
+		st.stuck = st.stuck || f.releasing
 		n := st.suspect(t, f, f.expired)
 		st.server.cfg.Log.Warn("clusters unanswered, taking back what may be bad", "node", st.node.id,
 			"clusters", len(f.items), "taken_back", n, "mark", st.node.group.mark)
@@ -127,13 +131,41 @@ func (st *stream) unasked(now time.Time) time.Time {
 	return time.Time{}
 }
 
-// abandon keeps for the next stream what a proxy may have failed on.
+// abandon keeps for the next stream what a proxy has and what it may have failed on.
 func (st *stream) abandon() {
+	if st.settled != nil {
+		st.node.last = st.settled
+	}
+	st.node.kept = nil
+	for _, t := range st.types {
+		for name, r := range t.kept {
+			if st.node.kept == nil {
+				st.node.kept = map[Key]*Resource{}
+			}
+			st.node.kept[Key{t.typeURL, name}] = r
+		}
+	}
 	if t := st.types[clusterType]; t != nil {
 		for _, f := range t.flights {
 			st.suspect(t, f, f.expired)
 		}
 	}
+}
+
+// recall finds the bytes of a resource that the proxy says it has.
+func (st *stream) recall(v *view, k Key, version string) *Resource {
+	n := st.node
+	if r := n.kept[k]; r != nil && r.Version == version {
+		return r
+	}
+	for _, v := range []*view{v, n.last} {
+		if v != nil {
+			if r := v.get(k.TypeURL, k.Name); r != nil && r.Version == version {
+				return r
+			}
+		}
+	}
+	return nil
 }
 
 // greetSpoilt compares what is to be taken back with what the proxy says it has.

@@ -252,6 +252,9 @@ func (e *Envoy) apply(t, short string, resources []*discoveryv3.Resource) (text 
 		if e.cfg.Refuse != nil {
 			if words := e.cfg.Refuse(r); words != "" {
 				bad = append(bad, r.Name+": "+words)
+				if t == EndpointType {
+					e.remove(t, r.Name)
+				}
 				if t != ClusterType && t != ListenerType {
 					return words
 				}

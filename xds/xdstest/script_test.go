@@ -1,6 +1,7 @@
 package xdstest_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -92,6 +93,7 @@ func script(t *testing.T, start starter) {
 		{"endpoints that are no address", with(realEndpoints("a", "bad-host", 66)), []string{"a"}, 3 * time.Second, map[string]int{"a": 1}},
 		{"a bad listener beside a good one", with(realListener("x", 66, "192.0.2.77", 1), realListener("y", 1, "127.0.0.1", freePort(t)),
 			realRoute("y", 1, ""), realRoute("x", 1, "")), []string{"x"}, 3 * time.Second, nil},
+		{"a cluster changes, its endpoints are refused", with(realCluster("a", 9, false), realEndpoints("a", "bad-host", 67)), []string{"a"}, soon, map[string]int{"a": 1}},
 		{"a cluster changes, its endpoints do not", with(a2), nil, 3 * time.Second, map[string]int{"a": 1}},
 		{"a bad cluster last", with(a2, realCluster("z", 66, true)), []string{"z"}, 3 * time.Second, map[string]int{"z": -1}},
 		{"a good one after it", with(slices.Concat(d, []*delta.Resource{a2, realCluster("z", 66, true)})...), []string{"z"}, soon, map[string]int{"d": 1}},
@@ -165,7 +167,9 @@ func startFake(t *testing.T, address string) func(string) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := xdstest.New(xdstest.Config{Node: "n", Refuse: refuse("v66"), Late: true})
+	e := xdstest.New(xdstest.Config{Node: "n", Late: true, Refuse: func(r *discoveryv3.Resource) string {
+		return cmp.Or(refuse("v66")(r), refuse("v67")(r))
+	}})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
