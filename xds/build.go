@@ -65,8 +65,13 @@ func Build(p *ir.Proxy) ([]*delta.Resource, error) {
 		b.add(permission(in))
 		if in.Protocol.IsHTTP() {
 			b.add(inboundRoutes(in))
-		} else {
-			b.add(inboundTCP(in))
+			continue
+		}
+		b.add(inboundTCP(in))
+		// Without trust there is nothing to send: Envoy keeps what it had, and a
+		// new inbound opens to nobody.
+		if len(p.Trust) > 0 {
+			b.add(callers(in, p.Trust))
 		}
 	}
 	return b.resources, b.err

@@ -65,6 +65,7 @@ func newZones(t *testing.T) *zones {
 
 	allowWeb := ir.Permission{Allow: []ir.PermissionMatch{allow(webID)}}
 	z.backendIR = &ir.Proxy{
+		Trust: z.trust,
 		Class: &ir.Class{Mesh: "default", ID: "backend"}, Zone: "west", HasIdentity: true,
 		Inbounds: []ir.Inbound{
 			{ClassInbound: ir.ClassInbound{Name: "http", Port: z.inHTTP, ServicePort: portOf(z.app.Listener), Protocol: ir.HTTP}, Permission: allowWeb, Timeouts: timeouts()},
@@ -336,6 +337,57 @@ func TestChangesCostNoConnection(t *testing.T) {
 	}
 	if _, err := z.echo(); err == nil {
 		t.Error("a new connection passed a permission that allows nobody")
+	}
+}
+
+// TestRefusedCallersHearNothing: a server that speaks first is not heard by
+// callers that its permission refuses.
+func TestRefusedCallersHearNothing(t *testing.T) {
+	z := newZones(t)
+	greeter, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	t.Cleanup(func() { greeter.Close() })
+	go func() {
+		for {
+			conn, err := greeter.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprintln(conn, "hello")
+			conn.Close()
+		}
+	}()
+	z.backendIR.Inbounds[1].ServicePort = portOf(greeter)
+	z.run()
+	heard := func() string {
+		conn, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", z.inTCP), &tls.Config{
+			Certificates: []tls.Certificate{z.issue(webID, webID)}, InsecureSkipVerify: true, ServerName: mesh.SNI(9090, "backend", "west", "default")})
+		if err != nil {
+			return ""
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(5 * time.Second))
+		text, _ := io.ReadAll(conn)
+		return string(text)
+	}
+	prefix := ir.PermissionMatch{Match: mesh.Match{SpiffeID: &mesh.SpiffeIDMatch{Type: "Prefix", Value: "spiffe://default.east.mesh.local/"}}}
+	for _, test := range []struct {
+		name       string
+		permission ir.Permission
+		hears      bool
+	}{
+		{"allowed", ir.Permission{Allow: []ir.PermissionMatch{allow(webID)}}, true},
+		{"nobody allowed", ir.Permission{}, false},
+		{"allowed by prefix", ir.Permission{Allow: []ir.PermissionMatch{prefix}}, true},
+		{"another allowed", ir.Permission{Allow: []ir.PermissionMatch{allow(backendID)}}, false},
+		{"shadow denied", ir.Permission{AllowWithShadowDeny: []ir.PermissionMatch{allow(webID)}}, true},
+		{"allowed and denied", ir.Permission{Allow: []ir.PermissionMatch{allow(webID), allow(backendID)}, Deny: []ir.PermissionMatch{prefix}}, false},
+	} {
+		z.backendIR.Inbounds[1].Permission = test.permission
+		z.backend.update(z.backendIR)
+		if got := heard(); (got == "hello\n") != test.hears {
+			t.Errorf("%s: the caller hears %q", test.name, got)
+		}
 	}
 }
 

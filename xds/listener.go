@@ -31,7 +31,7 @@ func inboundListener(in *ir.Inbound, address string) *listenerv3.Listener {
 		FilterChainMatch: &listenerv3.FilterChainMatch{TransportProtocol: "tls"},
 	}
 	if in.Protocol.IsHTTP() {
-		chain.TransportSocket = serverTLS([]string{"h2", "http/1.1"})
+		chain.TransportSocket = serverTLS(BundlesSecret, []string{"h2", "http/1.1"})
 		chain.Filters = []*listenerv3.Filter{inboundHTTP(in)}
 	} else {
 		// A connection that a tightened permission concerns cannot be picked out;
@@ -39,7 +39,7 @@ func inboundListener(in *ir.Inbound, address string) *listenerv3.Listener {
 		if in.Generation > 0 {
 			chain.Name = fmt.Sprintf("mtls.%d", in.Generation)
 		}
-		chain.TransportSocket = serverTLS(nil)
+		chain.TransportSocket = serverTLS(CallersName(in.Name), nil)
 		chain.Filters = []*listenerv3.Filter{
 			extensionFilter(PermissionName(in.Name), tcpRBACType),
 			extensionFilter(name, tcpProxyType),

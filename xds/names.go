@@ -35,5 +35,8 @@ func OutboundListenerName(address string, port uint32) string {
 // PermissionName names the permission of an inbound.
 func PermissionName(section string) string { return "rbac_" + section }
 
+// CallersName names the trust of a TCP inbound.
+func CallersName(section string) string { return "callers_" + section }
+
 // peerZone is the zone in a peer's name, "<service>.<zone>".
 func peerZone(peer string) string { return peer[strings.LastIndexByte(peer, '.')+1:] }
