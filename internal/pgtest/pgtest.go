@@ -233,6 +233,9 @@ func (s *Server) start(ctx context.Context) (again bool, err error) {
 		"-c", "listen_addresses=127.0.0.1", "-c", "fsync=on", "-c", "shared_buffers=32MB", "-c", "max_connections=60",
 		"-c", "autovacuum_naptime=10s")
 	cmd.Stdout, cmd.Stderr = log, log
+	// Not for commands that are run without launch: it would end them with the
+	// thread that happened to start them.
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGQUIT
 	run, err := launch(cmd)
 	if err != nil {
 		return false, fmt.Errorf("start PostgreSQL: %w", err)
@@ -274,7 +277,7 @@ func tail(path string) string {
 func (s *Server) command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, name), args...)
 	cmd.Dir = s.dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.credential, Pdeathsig: syscall.SIGQUIT, Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.credential, Setpgid: true}
 	return cmd
 }
 
