@@ -225,7 +225,7 @@ func specOrEmpty(spec json.RawMessage) json.RawMessage {
 // clipFact shortens foreign text for an error message.
 func clipFact(s string) string {
 	if len(s) > 80 {
-		return s[:80] + "…"
+		return strings.ToValidUTF8(s[:80], "") + "…"
 	}
 	return s
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -225,9 +226,10 @@ func (t trustDomains) of(meshName string) []string {
 	return domains
 }
 
+// shorten cuts foreign text, at a character: half of one would fail the frame.
 func shorten(text string, n int) string {
 	if len(text) > n {
-		return text[:n] + "…"
+		return strings.ToValidUTF8(text[:n], "") + "…"
 	}
 	return text
 }

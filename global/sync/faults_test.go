@@ -101,6 +101,12 @@ func TestLyingZone(t *testing.T) {
 	p.send(&zonesyncv1.ZoneFrame{Frame: &zonesyncv1.ZoneFrame_Facts{Facts: &zonesyncv1.Facts{
 		Removed: []*zonesyncv1.Resource{wireform.FromKey(stolen.Key), wireform.FromKey(aTimeout("t", 0).Key)}, To: &zonesyncv1.FactsPosition{Sequence: 2}}}})
 	p.recv(func(f *zonesyncv1.GlobalFrame) bool { return f.GetFactsAck().GetTo().GetSequence() == 2 })
+	// The refusal of odd words reaches it, whole.
+	odd := mesh.Resource{Key: mesh.Key{Kind: mesh.KindName("x" + strings.Repeat("é", 100)), Mesh: "x" + strings.Repeat("é", 2000), Zone: "evil", Name: "x"}}
+	p.send(factsOf(3, odd))
+	if got := p.recv(func(f *zonesyncv1.GlobalFrame) bool { return f.GetFactsAck().GetTo().GetSequence() == 3 }).GetFactsAck().GetRefused(); len(got) != 1 {
+		t.Errorf("odd words: %v", got)
+	}
 	if after := f.told("west"); fmt.Sprint(after) != fmt.Sprint(before) {
 		t.Errorf("west's facts changed: %v", after)
 	}

@@ -366,8 +366,5 @@ func has[K comparable, V any](m map[K]V, k K) bool {
 
 // clip shortens foreign text for messages and logs.
 func clip(text string) string {
-	if len(text) > 80 {
-		return text[:80] + "…"
-	}
-	return text
+	return shorten(text, 80)
 }

@@ -283,6 +283,11 @@ func TestInspect(t *testing.T) {
 		if err := f.server.Inspect(context.Background(), "east", "certs", "", "x", io.Discard); !errors.Is(err, globalsync.ErrInspect) || !strings.Contains(err.Error(), "no such proxy") {
 			t.Errorf("an error: %v", err)
 		}
+		// An agent's words are cut at a character; half of one would end the stream.
+		east.reports.answer = func(context.Context, string, io.Writer) error { return errors.New("x" + strings.Repeat("é", 4000)) }
+		if err := f.server.Inspect(context.Background(), "east", "certs", "", "x", io.Discard); !errors.Is(err, globalsync.ErrInspect) || !strings.Contains(err.Error(), "éé") {
+			t.Errorf("a long error: %v", err)
+		}
 		// Who asks may give up; the zone is told.
 		started, ended := make(chan struct{}), make(chan struct{})
 		east.reports.answer = func(ctx context.Context, _ string, _ io.Writer) error {

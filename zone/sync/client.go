@@ -208,8 +208,5 @@ func (c *Client) disconnected(err error) {
 }
 
 func clip(text string) string {
-	if len(text) > 80 {
-		return text[:80] + "…"
-	}
-	return text
+	return shorten(text, 80)
 }

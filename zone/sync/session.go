@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	gosync "sync"
 	"time"
 
@@ -391,9 +392,10 @@ func (s *session) sendFrame(f *zonesyncv1.ZoneFrame) error {
 	return nil
 }
 
+// shorten cuts foreign text, at a character: half of one would fail the frame.
 func shorten(text string, n int) string {
 	if len(text) > n {
-		return text[:n] + "…"
+		return strings.ToValidUTF8(text[:n], "") + "…"
 	}
 	return text
 }
