@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -123,5 +124,34 @@ func (a *admin) inspect(ctx context.Context, path string) (io.ReadCloser, error)
 	if err != nil {
 		return nil, err
 	}
-	return response.Body, nil
+	return &redacted{body: response.Body, lines: bufio.NewReader(response.Body)}, nil
 }
+
+// bearer is a token as Envoy's dump of its bootstrap shows it.
+var bearer = regexp.MustCompile(`Bearer [^"\\\s]+`)
+
+// redacted leaves out the token by which this Envoy proves itself to its zone: who
+// may look at a proxy may not be one.
+type redacted struct {
+	body  io.Closer
+	lines *bufio.Reader
+	rest  []byte
+	err   error
+}
+
+// Read implements io.Reader.
+func (r *redacted) Read(p []byte) (int, error) {
+	for len(r.rest) == 0 && r.err == nil {
+		r.rest, r.err = r.lines.ReadBytes('\n')
+		r.rest = bearer.ReplaceAllLiteral(r.rest, []byte("Bearer [redacted]"))
+	}
+	if len(r.rest) == 0 {
+		return 0, r.err
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}
+
+// Close implements io.Closer.
+func (r *redacted) Close() error { return r.body.Close() }

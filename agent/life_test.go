@@ -529,6 +529,9 @@ func TestInspect(t *testing.T) {
 	if reason != "" || !strings.Contains(dump, `"agent_sds"`) || strings.Contains(dump, "BEGIN PRIVATE KEY") {
 		t.Errorf("config dump of %d bytes, error %q", len(dump), reason)
 	}
+	if !strings.Contains(dump, `"value": "Bearer [redacted]"`) || strings.Count(dump, "Bearer ") != 1 {
+		t.Error("the config dump shows the session token")
+	}
 	for i, path := range []string{"/quitquitquit", "/healthcheck/fail", "", "/stats/../quitquitquit", "config_dump"} {
 		if body, reason := ask(uint64(10+i), path); reason == "" {
 			t.Errorf("%q is answered: %.100s", path, body)

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -93,6 +94,9 @@ func TestSecretsOverDelta(t *testing.T) {
 	listener, err := listenUnix(socket)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if info, err := os.Stat(socket); err != nil || info.Mode().Perm() != 0o600 {
+		t.Error("others may ask for the key:", info.Mode(), err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
