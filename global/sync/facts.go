@@ -24,6 +24,9 @@ import (
 const (
 	maxFactsBytes = store.MaxBatchBytes / 2
 	maxFactsItems = store.MaxOps / 2
+	// maxZoneFacts bounds what one zone owns at global, and so what it makes the
+	// others keep. All of it fits into one batch.
+	maxZoneFacts = maxFactsItems
 )
 
 // factsInbox puts the parts of facts together. The receiver alone adds.
@@ -146,6 +149,9 @@ func (s *Server) judgeFacts(z *zone, b *factsBatch) ([]store.Op, map[mesh.Key][s
 		problems := mesh.CheckFact(z.name, r, domains.of(r.Mesh))
 		if len(problems) == 0 && r.Mesh != "" && !meshes[r.Mesh] {
 			problems.Addf("mesh", "mesh %q does not exist", r.Mesh)
+		}
+		if !b.full && !has(index, r.Key) && len(index) >= maxZoneFacts {
+			problems.Addf("name", "zone %s owns %d resources already, the most allowed", z.name, len(index))
 		}
 		told[r.Key] = true
 		if len(problems) > 0 {

@@ -2,6 +2,7 @@ package sync
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -10,6 +11,8 @@ import (
 
 	"github.com/tombolo-mesh/tombolo/global/store"
 	"github.com/tombolo-mesh/tombolo/mesh"
+	"github.com/tombolo-mesh/tombolo/proto/zonesync"
+	zonesyncv1 "github.com/tombolo-mesh/tombolo/proto/zonesync/v1"
 )
 
 func running(t *testing.T, s store.Store) (f *feed, stop func()) {
@@ -124,6 +127,8 @@ func TestView(t *testing.T) {
 		{"a zone", r(mesh.KindZone, "", ""), false},
 		{"a secret of a mesh", r(mesh.KindSecret, "default", ""), true},
 		{"a secret of global", r(mesh.KindSecret, "", ""), false},
+		{"a key that signs tokens, whatever its labels", named(r(mesh.KindSecret, "default", ""), "dataplane-token-signing-key-1"), false},
+		{"a key that verifies tokens", named(r(mesh.KindSecret, "default", ""), "dataplane-token-public-key-1"), true},
 		{"a service of another zone", r(mesh.KindMeshService, "default", "west"), true},
 		{"a service of another zone that stays at global", r(mesh.KindMeshService, "default", "west", mesh.LabelSync), false},
 		{"its own service", r(mesh.KindMeshService, "default", "east"), false},
@@ -140,5 +145,34 @@ func TestView(t *testing.T) {
 	}
 	if got := v.strip(mesh.Resource{Key: mesh.Key{Kind: mesh.KindMeshMultiZoneService}, Status: []byte(`{}`)}); got.Status != nil {
 		t.Error("the status of what global owns went along")
+	}
+}
+
+func named(r mesh.Resource, name string) mesh.Resource {
+	r.Name = name
+	return r
+}
+
+// TestFactsOfOneZoneAreBounded: what is there may change and go, and nothing more comes.
+func TestFactsOfOneZoneAreBounded(t *testing.T) {
+	s := New(Config{})
+	s.feed.meshes = map[string]bool{"default": true}
+	z := &zone{name: "east", index: map[mesh.Key][sha256.Size]byte{}}
+	key := func(i int) mesh.Key {
+		return mesh.Key{Kind: mesh.KindWorkload, Mesh: "default", Zone: "east", Name: fmt.Sprint("w-", i)}
+	}
+	for i := range maxZoneFacts {
+		z.index[key(i)] = [sha256.Size]byte{}
+	}
+	fact := func(i int) *zonesyncv1.Resource {
+		return zonesync.FromResource(mesh.Resource{Key: key(i), Spec: []byte(`{}`)})
+	}
+	ops, index, refused := s.judgeFacts(z, &factsBatch{upserts: []*zonesyncv1.Resource{fact(0), fact(maxZoneFacts)}})
+	if len(ops) != 1 || len(index) != maxZoneFacts || len(refused) != 1 || refused[0].GetName() != key(maxZoneFacts).Name {
+		t.Errorf("%d writes, %d refused: %v", len(ops), len(refused), refused)
+	}
+	ops, index, refused = s.judgeFacts(z, &factsBatch{full: true, upserts: []*zonesyncv1.Resource{fact(maxZoneFacts)}})
+	if len(ops) != maxZoneFacts+1 || len(index) != 1 || len(refused) != 0 {
+		t.Errorf("all anew: %d writes, %d left, %v", len(ops), len(index), refused)
 	}
 }

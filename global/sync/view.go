@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"github.com/tombolo-mesh/tombolo/identity/token"
 	"github.com/tombolo-mesh/tombolo/mesh"
 )
 
@@ -33,7 +34,14 @@ func (v view) concerns(zone string, key mesh.Key) bool {
 	if key.Zone != "" {
 		return key.Zone != zone && flow.Has(mesh.AcrossZones)
 	}
-	return flow.Has(mesh.GlobalToZones) && (key.Kind != mesh.KindSecret || key.Mesh != "")
+	return flow.Has(mesh.GlobalToZones) && (key.Kind != mesh.KindSecret || key.Mesh != "" && !signingKey(key.Name))
+}
+
+// signingKey says whether a Secret signs tokens. Its label keeps it at global,
+// and so does its name, should the label be lost.
+func signingKey(name string) bool {
+	_, _, ok := token.ParseSigningKeyName(name)
+	return ok
 }
 
 // visible says whether the zone may hold a resource, given which zones are enabled.
