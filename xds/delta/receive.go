@@ -65,6 +65,11 @@ func (st *stream) handle(req *discoveryv3.DeltaDiscoveryRequest, now time.Time) 
 	if err := st.subscribe(t, req, first); err != nil {
 		return err
 	}
+	if clusters := st.types[clusterType]; first && t.typeURL == endpointType && clusters != nil {
+		for _, f := range clusters.flights {
+			st.followed(f) // sent before anything was known of endpoints
+		}
+	}
 	if req.ResponseNonce != "" {
 		if f := t.land(req.ResponseNonce); f != nil {
 			st.answered(t, f, req, now)
@@ -97,17 +102,21 @@ func rank(typeURL string) int {
 // greeted takes in what the proxy has from an earlier stream. Without anything it
 // is a fresh one, which may accept what the one before it refused.
 func (st *stream) greeted(t *typeState, req *discoveryv3.DeltaDiscoveryRequest) {
-	if len(req.InitialResourceVersions) == 0 {
-		for k := range st.node.rejected {
-			if k.TypeURL == t.typeURL {
-				delete(st.node.rejected, k)
-			}
+	v := st.view()
+	for k, r := range st.node.rejected {
+		if k.TypeURL == t.typeURL && (len(req.InitialResourceVersions) == 0 || v.version(k.TypeURL, k.Name) != r.Version) {
+			delete(st.node.rejected, k)
 		}
 	}
 	if t.typeURL == clusterType {
 		st.greetSpoilt(req.InitialResourceVersions)
 	}
-	v := st.view()
+	for k := range st.node.maybe {
+		if k.TypeURL == t.typeURL {
+			t.over[k.Name] = unknown
+			delete(st.node.maybe, k)
+		}
+	}
 	for name, version := range req.InitialResourceVersions {
 		if version == "" || len(name) > maxName {
 			version = unknown
@@ -164,7 +173,7 @@ func (st *stream) subscribe(t *typeState, req *discoveryv3.DeltaDiscoveryRequest
 		t.mark(name, false)
 	}
 	if t.wildcard && !wildcard {
-		t.greet = len(req.InitialResourceVersions) == 0
+		t.greet = len(t.over) == 0
 		t.scan(v)
 	}
 	if first {
@@ -245,8 +254,12 @@ func (st *stream) answered(t *typeState, f *flight, req *discoveryv3.DeltaDiscov
 	for _, name := range names {
 		if words, refused := bad[name]; refused {
 			st.refused(t, f, name, words)
-		} else {
-			st.accepted(t, f, name)
+			continue
+		}
+		st.accepted(t, f, name)
+		if !t.named && t.subscribed(name) {
+			// Envoy applied it, but would not tell of it on its next stream.
+			put(&t.force, name)
 		}
 	}
 	for name, version := range f.items {
@@ -300,10 +313,15 @@ func (st *stream) refused(t *typeState, f *flight, name, reason string) {
 	k := Key{t.typeURL, name}
 	if t.typeURL == clusterType {
 		delete(st.node.spoilt, name)
-		if old := st.node.rejected[k]; old != nil && old.Version != version && old.Version == st.view().version(k.TypeURL, k.Name) {
-			return // what it had before is refused now: nothing else is left to send
-		}
+	}
+	if old := st.node.rejected[k]; old != nil && old.Version != version && old.Version == st.view().version(k.TypeURL, k.Name) {
+		return // what it had before is refused now: nothing else is left to send
+	}
+	switch t.typeURL {
+	case clusterType:
 		st.spoil(name, f)
+	case endpointType:
+		put(&t.force, name) // the old ones, for a cluster that waited for these
 	}
 	st.node.rejected[k] = &Rejection{Node: st.node.id, TypeURL: t.typeURL, Resource: name, Version: version, Reason: reason}
 	delete(st.server.proven, proof{k, version})

@@ -71,11 +71,22 @@ func (st *stream) choose(now time.Time, until *time.Time) (*typeState, *flight) 
 	return st.removals(now, until)
 }
 
-// clusters are sent one response at a time: additions, and what takes back suspects.
+// clusters are sent one response at a time: what takes suspects back, then additions.
 func (st *stream) clusters() (*typeState, *flight) {
 	t := st.types[clusterType]
 	if t == nil || t.live() > 0 {
 		return nil, nil
+	}
+	if len(st.node.spoilt) > 0 {
+		v := st.view()
+		f := st.collect(t, func(name string, a action) bool {
+			s, ok := st.spoilt(t, name)
+			return ok && (a == deny || a == add && v.version(clusterType, name) == s.version)
+		})
+		if f != nil {
+			f.releasing = true
+			return t, f
+		}
 	}
 	f := st.collect(t, func(_ string, a action) bool { return a == add || a == deny })
 	if f == nil && t.greet {
@@ -289,13 +300,10 @@ func (st *stream) followed(f *flight) {
 	if t == nil {
 		return
 	}
-	for _, r := range f.resources {
-		if r.Endpoints == "" {
-			continue
-		}
-		if _, ok := t.names[r.Endpoints]; ok || t.wildcard {
-			put(&t.force, r.Endpoints)
-			t.mark(r.Endpoints, false)
+	for _, c := range f.carried {
+		if name := c.now.Endpoints; name != "" && t.subscribed(name) {
+			put(&t.force, name)
+			t.mark(name, false)
 		}
 	}
 }

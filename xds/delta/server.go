@@ -54,6 +54,8 @@ type node struct {
 	// What the proxy had on its last stream, for the bytes.
 	last *view
 	kept map[Key]*Resource
+	// maybe are clusters and listeners that it was sent and did not answer for.
+	maybe map[Key]struct{}
 }
 
 // spoil is what was sent of a cluster, and what the proxy had before: nil is nothing.
@@ -229,8 +231,11 @@ func (s *Server) Rejections() []Rejection {
 	defer s.mu.Unlock()
 	var list []Rejection
 	for _, n := range s.nodes {
-		for _, r := range n.rejected {
-			list = append(list, *r)
+		v := view{n.group.layers, n.own}
+		for k, r := range n.rejected {
+			if v.version(k.TypeURL, k.Name) == r.Version {
+				list = append(list, *r)
+			}
 		}
 	}
 	slices.SortFunc(list, compareRejections)

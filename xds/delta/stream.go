@@ -241,6 +241,9 @@ func (st *stream) rescan() {
 	for _, t := range st.types {
 		t.scan(v)
 	}
+	for k := range st.node.rejected {
+		st.mark(k, false)
+	}
 }
 
 // scan marks every name that the proxy has, should have or asked for.

@@ -199,7 +199,7 @@ func TestTakeBack(t *testing.T) {
 	r = k.expect("taken back", "cds b@3")
 	k.nack(lost[0], "Error adding/updating cluster(s) b: late")
 	k.ack(r...)
-	k.expect("known now")
+	k.ack(k.expect("known now; what was good beside it is booked", "cds c@4")...)
 	if rejections := k.s.Rejections(); len(rejections) != 1 || rejections[0].Resource != "b" || rejections[0].Version != "4" {
 		t.Errorf("%+v", rejections)
 	}

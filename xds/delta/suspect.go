@@ -15,11 +15,6 @@ const fetchTimeout = 16 * time.Second
 // carry notes what a response carries and what the proxy had before.
 func (st *stream) carry(t *typeState, f *flight) {
 	f.carried = make(map[string]carried, len(f.resources))
-	for name := range f.items {
-		if _, ok := st.spoilt(t, name); ok {
-			f.releasing = true
-		}
-	}
 	for _, r := range f.resources {
 		c := carried{now: r}
 		if s, ok := st.spoilt(t, r.Name); ok {
@@ -138,6 +133,16 @@ func (st *stream) abandon() {
 	}
 	st.node.kept = nil
 	for _, t := range st.types {
+		for _, f := range t.flights {
+			for name := range f.items {
+				if !t.named {
+					if st.node.maybe == nil {
+						st.node.maybe = map[Key]struct{}{}
+					}
+					st.node.maybe[Key{t.typeURL, name}] = struct{}{}
+				}
+			}
+		}
 		for name, r := range t.kept {
 			if st.node.kept == nil {
 				st.node.kept = map[Key]*Resource{}
