@@ -32,11 +32,15 @@ func CanonicalLabel(key string) string {
 	return key
 }
 
-// CanonicalLabels returns a copy of labels with canonical keys.
+// CanonicalLabels returns a copy of labels with canonical keys. Of a label that
+// is given in both forms the canonical one counts.
 func CanonicalLabels(labels map[string]string) map[string]string {
 	out := make(map[string]string, len(labels))
 	for k, v := range labels {
-		out[CanonicalLabel(k)] = v
+		key := CanonicalLabel(k)
+		if _, both := labels[key]; key == k || !both {
+			out[key] = v
+		}
 	}
 	return out
 }
