@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/tombolo-mesh/tombolo/identity/token"
 	"github.com/tombolo-mesh/tombolo/mesh"
 )
 
@@ -121,6 +122,46 @@ func TestIdentityIsNeverTakenAway(t *testing.T) {
 	if d := r.e.proxies[dataplaneKey("web-1")].decision; d == nil {
 		t.Error("an identity that cannot be decoded took it away")
 	}
+}
+
+// A list of revocations that cannot be read makes no revoked token good.
+func TestUnreadableRevocations(t *testing.T) {
+	key, err := token.GenerateKey(token.KeyID(token.Dataplane, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := key.Public().MarshalPEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := key.Sign(token.Claims{ID: "gone", Use: token.Dataplane, Mesh: "default", Workload: "web", Issued: time.Now(), Expires: time.Now().Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := func(name string, data []byte) mesh.Change {
+		return put(resource(t, mesh.KindSecret, "default", "", name, jsonOf(t, mesh.Secret{Data: data})))
+	}
+	keys, list := secret(token.PublicKeyName(token.Dataplane, 1), public), token.RevocationsName(token.Dataplane)
+	check := func(r *rig, want error) {
+		t.Helper()
+		v := r.e.verifier("default")
+		if v == nil {
+			t.Fatal("the mesh has no verifier")
+		}
+		if _, err := v.Verify(raw, token.Dataplane, time.Now()); !errors.Is(err, want) {
+			t.Errorf("%v, want %v", err, want)
+		}
+	}
+	r := newRig(t, "east")
+	r.turn(r.push(keys, secret(list, []byte(`[{"id":"gone"}]`))))
+	check(r, token.ErrRevoked)
+	r.turn(r.push(secret(list, []byte("what"))))
+	check(r, token.ErrRevoked)
+	r.turn(r.push(secret(list, []byte("[]"))))
+	check(r, nil)
+	r = newRig(t, "east")
+	r.turn(r.push(keys, secret(list, []byte("what"))))
+	check(r, token.ErrUnknownKey)
 }
 
 func TestResign(t *testing.T) {

@@ -3,6 +3,7 @@ package zone
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -100,25 +101,36 @@ func trustName(td string) string {
 	return fmt.Sprintf("%s-%s", name, hex.EncodeToString(sum[:8]))
 }
 
-// deriveTokens keeps the verifier of a mesh's dataplane tokens.
+// errNoSecret is a Secret that cannot be decoded.
+var errNoSecret = errors.New("it is no Secret")
+
+// deriveTokens keeps the verifier of a mesh's dataplane tokens. While the list of
+// revocations cannot be read the one before stays in force, and without one
+// nobody new is let in: a revoked token is not good again because of an error.
 func (e *engine) deriveTokens(b *batch, r ir.Reader, meshName string) []mesh.Resource {
 	var keys []token.PublicKey
 	var revoked []token.Revocation
 	for _, o := range r.List(ir.Query{Kind: mesh.KindSecret, Mesh: meshName, Index: ir.ByMesh}) {
-		secret, ok := o.Decoded.(*mesh.Secret)
-		if !ok || o.Zone != "" {
+		if o.Zone != "" {
 			continue
 		}
+		secret, decoded := o.Decoded.(*mesh.Secret)
 		if o.Name == token.RevocationsName(token.Dataplane) {
-			list, err := token.ParseRevocations(secret.Data)
+			list, err := []token.Revocation(nil), errNoSecret
+			if decoded {
+				list, err = token.ParseRevocations(secret.Data)
+			}
 			if err != nil {
 				e.log.Error("revocations cannot be read", "mesh", meshName, "error", err)
-				continue
+				if _, known := e.verifiers.Load(meshName); !known {
+					e.verifiers.Store(meshName, token.NewVerifier(nil, nil))
+				}
+				return nil
 			}
 			revoked = list
 		}
 		use, n, ok := token.ParsePublicKeyName(o.Name)
-		if !ok || use != token.Dataplane {
+		if !ok || !decoded || use != token.Dataplane {
 			continue
 		}
 		key, err := token.ParsePublicKey(token.KeyID(use, n), secret.Data)

@@ -301,7 +301,9 @@ func (z *Zone) serveHTTP(ctx context.Context, g *errgroup.Group, p *parts) error
 	if err != nil {
 		return fmt.Errorf("metrics: %w", err)
 	}
-	server := &http.Server{Handler: z.handler(p), ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: z.handler(p), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second,
+		WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(z.log.Handler(), slog.LevelDebug)}
 	g.Go(func() error {
 		if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("metrics: %w", err)
