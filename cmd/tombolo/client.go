@@ -66,7 +66,9 @@ func dial(cmd *cobra.Command) (*client, error) {
 		}
 	}
 	transport := &http.Transport{TLSClientConfig: cfg, ForceAttemptHTTP2: true, Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: 10 * time.Second}
-	return &client{server: r.Server, token: strings.TrimSpace(string(raw)), http: &http.Client{Transport: transport}}, nil
+	return &client{server: r.Server, token: strings.TrimSpace(string(raw)), http: &http.Client{Transport: transport,
+		// The API sends nobody elsewhere; a token goes to the context's server and to no other.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
 }
 
 // refusal is a problem that the server answered with.
