@@ -78,12 +78,8 @@ func (st *stream) clusters() (*typeState, *flight) {
 		return nil, nil
 	}
 	if len(st.node.spoilt) > 0 {
-		v := st.view()
-		f := st.collect(t, func(name string, a action) bool {
-			s, ok := st.spoilt(t, name)
-			return ok && (a == deny || a == add && v.version(clusterType, name) == s.version)
-		})
-		if f != nil {
+		taken := func(name string, _ action) bool { _, ok := st.spoilt(t, name); return ok }
+		if f := st.collect(t, taken); f != nil {
 			f.releasing = true
 			return t, f
 		}

@@ -63,7 +63,6 @@ type flight struct {
 	expired   bool
 	carried   map[string]carried // of CDS and EDS
 	deadline  time.Time          // of CDS
-	released  bool               // its clusters are suspects, proven or not
 	releasing bool               // it takes suspects back
 }
 
@@ -272,9 +271,7 @@ func (st *stream) assess(t *typeState, name string) (action, *Resource) {
 	if r != nil {
 		version = r.Version
 	}
-	spoilt, bad := st.spoilt(t, name)
-	if bad && spoilt.version == version {
-		// The same content would be passed over, so it is taken back first.
+	if spoilt, ok := st.spoilt(t, name); ok {
 		if spoilt.before != nil {
 			return add, spoilt.before
 		}
@@ -292,12 +289,6 @@ func (st *stream) assess(t *typeState, name string) (action, *Resource) {
 		has = f.items[name]
 	}
 	_, forced := t.force[name]
-	if bad {
-		has = unknown
-		if spoilt.before != nil {
-			has = spoilt.before.Version
-		}
-	}
 	switch {
 	case r == nil && (has == unknown || forced):
 		return deny, nil
@@ -305,7 +296,7 @@ func (st *stream) assess(t *typeState, name string) (action, *Resource) {
 		return nothing, nil
 	case r == nil:
 		return remove, nil
-	case has == version && !forced && !bad:
+	case has == version && !forced:
 		return nothing, nil
 	}
 	return add, r

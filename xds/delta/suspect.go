@@ -9,7 +9,7 @@ import "time"
 // cluster is taken back, and one that nobody has accepted yet is as well when its
 // response stays unanswered.
 
-// fetchTimeout is a bit more than Envoy waits for endpoints and secrets of a cluster.
+// fetchTimeout is a bit more than Envoy waits for the endpoints and secrets of a cluster.
 const fetchTimeout = 16 * time.Second
 
 // carry notes what a response carries and what the proxy had before.
@@ -61,8 +61,7 @@ func (st *stream) suspect(t *typeState, f *flight, all bool) int {
 }
 
 // expire gives up on CDS responses that nobody answered. While endpoints or secrets
-// are being answered the clusters have reason to be warming, and accepted ones
-// have it for as long as Envoy waits for what the agent owes.
+// are being answered the clusters have reason to be warming.
 func (st *stream) expire(now time.Time) time.Time {
 	t := st.types[clusterType]
 	var until time.Time
@@ -70,26 +69,20 @@ func (st *stream) expire(now time.Time) time.Time {
 		return until
 	}
 	for _, f := range t.flights {
-		if f.released {
+		if f.expired {
 			continue
 		}
-		last := f.sent.Add(fetchTimeout)
-		if !now.Before(f.deadline) && now.Before(last) && (st.owing(endpointType, now) || st.owing(secretType, now)) {
+		if !now.Before(f.deadline) && now.Before(f.sent.Add(fetchTimeout)) && (st.owing(endpointType, now) || st.owing(secretType, now)) {
 			f.deadline = now.Add(st.server.cfg.ClustersTimeout)
 		}
 		if now.Before(f.deadline) {
 			until = earlier(until, f.deadline)
 			continue
 		}
+		f.expired = true
 		st.stuck = st.stuck || f.releasing
-		n := st.suspect(t, f, f.expired)
 		st.server.cfg.Log.Warn("clusters unanswered, taking back what may be bad", "node", st.node.id,
-			"clusters", len(f.items), "taken_back", n, "mark", st.node.group.mark)
-		f.released = f.expired || f.releasing
-		f.expired, f.deadline = true, last
-		if !f.released {
-			until = earlier(until, last)
-		}
+			"clusters", len(f.items), "taken_back", st.suspect(t, f, false), "mark", st.node.group.mark)
 	}
 	if len(t.flights) > maxExpired {
 		t.land(t.flights[0].nonce)
@@ -152,7 +145,8 @@ func (st *stream) abandon() {
 	}
 	if t := st.types[clusterType]; t != nil {
 		for _, f := range t.flights {
-			st.suspect(t, f, f.expired)
+			// While it was not given up on, nothing came that names its new clusters.
+			st.suspect(t, f, !f.expired)
 		}
 	}
 }
