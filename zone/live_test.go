@@ -474,6 +474,25 @@ func TestStolenSessionIsRefused(t *testing.T) {
 	}
 }
 
+// Nobody holds a stream by opening it and saying nothing.
+func TestSilentStrangersAreTurnedAway(t *testing.T) {
+	l := startLive(t, t.TempDir())
+	for _, raw := range []string{"", "Bearer x", "Bearer s1.ZGVmYXVsdA.d2ViLTE.AAAA"} {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		if raw != "" {
+			ctx = metadata.AppendToOutgoingContext(ctx, "authorization", raw)
+		}
+		stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(l.conn).DeltaAggregatedResources(ctx)
+		if err == nil {
+			_, err = stream.Recv()
+		}
+		if status.Code(err) != codes.Unauthenticated {
+			t.Errorf("%q: %v", raw, err)
+		}
+		cancel()
+	}
+}
+
 func TestDrainWaitsForEveryProxy(t *testing.T) {
 	l := startLive(t, t.TempDir())
 	l.push(identityOf(t, "default"), allowAll(t, "default"))

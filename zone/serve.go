@@ -62,8 +62,8 @@ func listen(ctx context.Context, address string) (net.Listener, error) {
 	return l, nil
 }
 
-func newServer(cfg *tls.Config, agents *universal.Server, xds *delta.Server) *grpc.Server {
-	options := append(universal.ServerOptions(),
+func newServer(cfg *tls.Config, agents *universal.Server, xds *delta.Server, e *engine) *grpc.Server {
+	options := append(universal.ServerOptions(), grpc.StreamInterceptor(e.gate),
 		grpc.Creds(credentials.NewTLS(cfg)), grpc.MaxConcurrentStreams(maxStreamsPerConnection), grpc.MaxRecvMsgSize(maxMessage))
 	s := grpc.NewServer(options...)
 	agentv1.RegisterAgentServiceServer(s, agents)
@@ -71,9 +71,33 @@ func newServer(cfg *tls.Config, agents *universal.Server, xds *delta.Server) *gr
 	return s
 }
 
+// gate turns away who has no session token before a stream counts as one: else
+// anybody could open the streams that the proxies need, and say nothing on them.
+// Agents' streams are checked by their own server, as early.
+func (e *engine) gate(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	if strings.HasPrefix(info.FullMethod, "/"+discoveryv3.AggregatedDiscoveryService_ServiceDesc.ServiceName+"/") {
+		if _, err := e.sessionOf(stream.Context()); err != nil {
+			return err
+		}
+	}
+	return next(srv, stream)
+}
+
 // authorize maps a stream of Envoy to its proxy: by the session token that its
 // agent got, and only while the proxy is a member.
 func (e *engine) authorize(ctx context.Context, node *corev3.Node) (string, error) {
+	id, err := e.sessionOf(ctx)
+	if err != nil {
+		return "", err
+	}
+	if node.GetId() != id {
+		return "", status.Errorf(codes.PermissionDenied, "the session token is for node %q, not %.200q", id, node.GetId())
+	}
+	return id, nil
+}
+
+// sessionOf is the member whose session token a stream carries.
+func (e *engine) sessionOf(ctx context.Context) (string, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	values := md.Get("authorization")
 	if len(values) != 1 {
@@ -88,9 +112,6 @@ func (e *engine) authorize(ctx context.Context, node *corev3.Node) (string, erro
 		return "", status.Error(codes.Unauthenticated, err.Error())
 	}
 	id := nodeID(mesh.Key{Mesh: session.Mesh, Name: session.Name})
-	if node.GetId() != id {
-		return "", status.Errorf(codes.PermissionDenied, "the session token is for node %q, not %.200q", id, node.GetId())
-	}
 	if _, ok := e.members.Load(id); !ok {
 		return "", status.Errorf(codes.Unavailable, "%s is no member of zone %s: its agent must register first", id, e.cfg.zone)
 	}

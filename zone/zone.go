@@ -255,7 +255,7 @@ func (z *Zone) assemble(file *disk.File) (*parts, error) {
 			return nil, err
 		}
 	}
-	p.server = newServer(z.tls.TLS(), p.agents, p.xds)
+	p.server = newServer(z.tls.TLS(), p.agents, p.xds, p.engine)
 	return p, nil
 }
 
