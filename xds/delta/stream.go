@@ -21,6 +21,8 @@ const (
 	// assignWait is how long a stream waits for its node to be assigned: an agent
 	// registers right before its Envoy dials.
 	assignWait = 10 * time.Second
+	// firstWait is how long a stream may be silent before its first request.
+	firstWait = 10 * time.Second
 )
 
 // stream is one open stream of a node.
@@ -56,7 +58,7 @@ func (s *Server) DeltaAggregatedResources(peer discoveryv3.AggregatedDiscoverySe
 	}
 	defer s.dismiss()
 	ctx := peer.Context()
-	first, err := peer.Recv()
+	first, err := firstRequest(peer)
 	if err != nil {
 		return err
 	}
@@ -90,6 +92,28 @@ func (s *Server) DeltaAggregatedResources(peer discoveryv3.AggregatedDiscoverySe
 		}
 	}()
 	return s.write(ctx, st, peer)
+}
+
+// firstRequest waits for a stream's first word, but not for ever: until then it
+// takes a place that others need.
+func firstRequest(peer discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) (*discoveryv3.DeltaDiscoveryRequest, error) {
+	type request struct {
+		*discoveryv3.DeltaDiscoveryRequest
+		err error
+	}
+	got := make(chan request, 1)
+	go func() { // ends with the stream at the latest
+		r, err := peer.Recv()
+		got <- request{r, err}
+	}()
+	late := time.NewTimer(firstWait)
+	defer late.Stop()
+	select {
+	case r := <-got:
+		return r.DeltaDiscoveryRequest, r.err
+	case <-late.C:
+		return nil, status.Errorf(codes.DeadlineExceeded, "no request within %s", firstWait)
+	}
 }
 
 // write sends until the stream ends. What accumulates while it blocks is marks.

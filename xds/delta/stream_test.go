@@ -4,12 +4,15 @@ import (
 	"context"
 	"io"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/google/go-cmp/cmp"
 	statuspb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // talk is a stream whose peer and clock are the test.
@@ -215,4 +218,21 @@ func TestTakeBack(t *testing.T) {
 	if k.expect("nothing more"); len(k.s.Rejections()) != 1 {
 		t.Errorf("%+v", k.s.Rejections())
 	}
+}
+
+// A stream that never asks gives its place back.
+func TestSilentStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Config{MaxStreams: 1, Authorize: func(context.Context, *corev3.Node) (string, error) { return "n", nil }})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		silent := &peer{ctx: ctx, in: make(chan *discoveryv3.DeltaDiscoveryRequest)}
+		began := time.Now()
+		if err := s.DeltaAggregatedResources(silent); status.Code(err) != codes.DeadlineExceeded || time.Since(began) != firstWait {
+			t.Errorf("%v after %s", err, time.Since(began))
+		}
+		if err := s.admit(); err != nil {
+			t.Error("its place is not free:", err)
+		}
+	})
 }
