@@ -290,7 +290,7 @@ func (st *stream) assess(t *typeState, name string) (action, *Resource) {
 	}
 	_, forced := t.force[name]
 	switch {
-	case r == nil && (has == unknown || forced):
+	case r == nil && (has == unknown || forced && t.named):
 		return deny, nil
 	case r == nil && has == "":
 		return nothing, nil
