@@ -105,12 +105,21 @@ func New(cfg Config) *Server {
 	}
 }
 
-// ServerOptions are the gRPC options that the protocol needs: message bounds,
-// and keepalives so that a cut link is noticed.
+// Bounds of a connection, which hold for strangers too.
+const (
+	// handshakeTime bounds TLS and the beginning of HTTP/2.
+	handshakeTime = 10 * time.Second
+	maxHeaders    = 64 << 10
+	maxStreams    = 64
+)
+
+// ServerOptions are the gRPC options that the protocol needs: bounds of messages
+// and connections, and keepalives so that a cut link is noticed.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(zonesync.MaxMessageBytes),
 		grpc.MaxSendMsgSize(zonesync.MaxMessageBytes),
+		grpc.ConnectionTimeout(handshakeTime), grpc.MaxHeaderListSize(maxHeaders), grpc.MaxConcurrentStreams(maxStreams),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: zonesync.KeepaliveTime, Timeout: zonesync.KeepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: zonesync.KeepaliveTime / 2, PermitWithoutStream: true}),
 	}

@@ -72,10 +72,19 @@ func New(cfg Config) *Server {
 	return &Server{cfg: cfg, metrics: newMetrics(cfg.Registerer), inspections: make(chan struct{}, maxInspections), streams: map[*stream]bool{}}
 }
 
+// Bounds of a connection, which hold for strangers too.
+const (
+	// handshakeTime bounds TLS and the beginning of HTTP/2.
+	handshakeTime = 10 * time.Second
+	maxHeaders    = 64 << 10
+)
+
 // ServerOptions are what a gRPC server for agents and Envoys needs: it notices a
-// peer that is gone without a word, and drops one that pings without end.
+// peer that is gone without a word, and drops one that pings without end, sends
+// headers without end or does not finish its handshake.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
+		grpc.ConnectionTimeout(handshakeTime), grpc.MaxHeaderListSize(maxHeaders),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 5 * time.Second, Timeout: 2 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 	}

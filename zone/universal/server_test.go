@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -259,6 +260,19 @@ func TestBounds(t *testing.T) {
 			break
 		}
 	}
+}
+
+func TestHeadersAreBounded(t *testing.T) {
+	b := newBench(t, nil)
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+strings.Repeat("x", maxHeaders))
+	stream, err := agentv1.NewAgentServiceClient(b.conn).Connect(ctx)
+	if err == nil {
+		_, err = stream.Recv()
+	}
+	if err == nil || !strings.Contains(err.Error(), "maximum size (65536 bytes)") {
+		t.Errorf("headers without end: %v", err)
+	}
+	b.proxies.quiet(t)
 }
 
 func TestRecheck(t *testing.T) {
