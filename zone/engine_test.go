@@ -10,8 +10,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/tombolo-mesh/tombolo/identity/token"
 	"github.com/tombolo-mesh/tombolo/mesh"
+	"github.com/tombolo-mesh/tombolo/zone/universal"
 )
 
 func readFile(t *testing.T, path string) []byte {
@@ -121,6 +125,22 @@ func TestIdentityIsNeverTakenAway(t *testing.T) {
 	r.restart()
 	if d := r.e.proxies[dataplaneKey("web-1")].decision; d == nil {
 		t.Error("an identity that cannot be decoded took it away")
+	}
+}
+
+// Proxies that come and go under ever new names do not fill the zone.
+func TestMembersAreBounded(t *testing.T) {
+	r := newRig(t, "east")
+	known, next := sidecar(t, "default", "web-0", "web", "10.0.0.1", httpInbound), sidecar(t, "default", "one-more", "web", "10.0.0.2", httpInbound)
+	r.turn(r.join(known))
+	for i := len(r.e.proxies); i < maxMembers; i++ {
+		r.e.proxies[dataplaneKey(fmt.Sprint("gone-", i))] = &proxy{}
+	}
+	if err := r.e.refusal(universal.Proxy{Resource: next, Instance: "i"}); status.Code(err) != codes.ResourceExhausted {
+		t.Error("one more joins:", err)
+	}
+	if err := r.e.refusal(universal.Proxy{Resource: known, Instance: "i"}); err != nil {
+		t.Error("one that is known is refused:", err)
 	}
 }
 

@@ -105,9 +105,9 @@ func (m members) Join(ctx context.Context, in universal.Proxy) (universal.Joined
 	e := m.e
 	key := in.Resource.Key
 	result := make(chan error, 1)
-	var taken error
+	var refusal error
 	join := func(b *batch) {
-		if taken = e.taken(in); taken == nil {
+		if refusal = e.refusal(in); refusal == nil {
 			e.join(b, in)
 		}
 	}
@@ -116,8 +116,8 @@ func (m members) Join(ctx context.Context, in universal.Proxy) (universal.Joined
 	}
 	select {
 	case <-result: // when it could not be saved for now, the proxy is served all the same
-		if taken != nil {
-			return universal.Joined{}, taken
+		if refusal != nil {
+			return universal.Joined{}, refusal
 		}
 	case <-ctx.Done(): // nobody will say goodbye for it
 		m.Leave(key, in.Instance, false)
@@ -133,10 +133,18 @@ func (m members) Join(ctx context.Context, in universal.Proxy) (universal.Joined
 		SessionToken: e.session.Mint(token.Session{Mesh: in.Resource.Mesh, Name: in.Resource.Name})}, nil
 }
 
-// taken says that a name belongs to a living proxy of another workload. Whoever
-// may join for one workload cannot push out the proxies of another by their names.
-func (e *engine) taken(in universal.Proxy) error {
+// maxMembers bounds the proxies of a zone, those included that are gone and whose
+// lease runs: twice as many as may be connected.
+const maxMembers = 40_000
+
+// refusal says why a proxy cannot join: there are too many, or its name belongs to
+// a living proxy of another workload. Whoever may join for one workload cannot
+// push out the proxies of another by their names.
+func (e *engine) refusal(in universal.Proxy) error {
 	p := e.proxies[in.Resource.Key]
+	if p == nil && len(e.proxies) >= maxMembers {
+		return status.Errorf(codes.ResourceExhausted, "zone %s has %d proxies, the most allowed", e.cfg.zone, len(e.proxies))
+	}
 	if p == nil || in.Named || p.instance == in.Instance || !p.connected() {
 		return nil
 	}
