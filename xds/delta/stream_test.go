@@ -163,6 +163,18 @@ func TestSubscriptionsOfOldStreamAreToldAgain(t *testing.T) {
 	}
 }
 
+// TestEndpointsAskedForLater: on a new stream the changed cluster can be on its way
+// before the endpoints are asked for.
+func TestEndpointsAskedForLater(t *testing.T) {
+	k := newTalk(t, res(clusterType, "a", "2"), res(clusterType, "b", "1"), res(endpointType, "a", "1"), res(endpointType, "b", "1"))
+	k.request(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: clusterType, InitialResourceVersions: map[string]string{"a": "1", "b": "1"}})
+	clusters := k.expect("changed", "cds a@2")
+	k.request(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: endpointType, ResourceNamesSubscribe: []string{"a", "b"},
+		InitialResourceVersions: map[string]string{"a": "1", "b": "1"}})
+	k.ack(append(k.expect("its endpoints, which did not", "eds a@1"), clusters...)...)
+	k.expect("nothing more")
+}
+
 // TestTakeBack: a cluster that failed late holds up Envoy's answers until it is
 // removed or has other content, so what was there before is sent again.
 func TestTakeBack(t *testing.T) {

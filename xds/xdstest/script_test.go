@@ -125,13 +125,22 @@ func script(t *testing.T, start starter) {
 		}
 		t.Logf("%s: %v after %v", s.name, p.Rejections, time.Since(began).Round(time.Millisecond))
 	}
+	// Cut while no answer for clusters leaves the proxy: it does not ask for them again.
+	frozen := append(service("f", 1), realCluster("b", 67, true))
+	ads.Publish("web", 98, false, delta.NewSet(with(frozen...)))
+	eventually(t, "applied", time.Second, func() bool { return hosts("f") == 1 })
 	server.Stop()
 	again, err := net.Listen("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	serve(again)
-	eventually(t, "in sync after a reconnect", 5*time.Second, func() bool { return ads.InSync("n") })
+	eventually(t, "refused after a reconnect", 8*time.Second, func() bool {
+		r := ads.Rejections()
+		return len(r) == 1 && r[0].Resource == "b" && r[0].Version == "v67"
+	})
+	ads.Publish("web", 99, false, delta.NewSet(with(service("f", 2)...)))
+	eventually(t, "in sync after a reconnect", 5*time.Second, func() bool { return ads.InSync("n") && hosts("f") == 1 && hosts("b") == -1 })
 }
 
 // await waits until the only node is done with a mark.
