@@ -53,6 +53,12 @@ func newZones(t *testing.T) *zones {
 	z := &zones{rig: newRig(t, "default.east.mesh.local", "default.west.mesh.local")}
 	z.app = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		z.served.Add(1)
+		if r.URL.Path == "/slow" {
+			select {
+			case <-r.Context().Done():
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
 		if r.Header.Get("Upgrade") == "websocket" {
 			echoUpgraded(w)
 			return
@@ -214,6 +220,20 @@ func TestAcrossZones(t *testing.T) {
 	t.Run("plain text is refused", func(t *testing.T) {
 		if resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", z.inHTTP)); err == nil {
 			t.Errorf("plain request got %s", resp.Status)
+		}
+	})
+
+	t.Run("a caller does not steer the server's router", func(t *testing.T) {
+		client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{
+			Certificates: []tls.Certificate{z.issue(webID, webID)}, InsecureSkipVerify: true, ServerName: mesh.SNI(8080, "backend", "west", "default")}}}
+		req, err := http.NewRequest(http.MethodGet, fmt.Sprintf("https://127.0.0.1:%d/slow", z.inHTTP), nil)
+		must(t, err)
+		req.Header.Set("X-Envoy-Upstream-Rq-Timeout-Ms", "1")
+		resp, err := client.Do(req)
+		must(t, err)
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("a request that asks for a timeout of its own got %s", resp.Status)
 		}
 	})
 
