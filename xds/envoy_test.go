@@ -229,6 +229,7 @@ func TestAcrossZones(t *testing.T) {
 		req, err := http.NewRequest(http.MethodGet, fmt.Sprintf("https://127.0.0.1:%d/slow", z.inHTTP), nil)
 		must(t, err)
 		req.Header.Set("X-Envoy-Upstream-Rq-Timeout-Ms", "1")
+		req.Header.Set("X-Forwarded-For", "10.0.0.1")
 		resp, err := client.Do(req)
 		must(t, err)
 		resp.Body.Close()

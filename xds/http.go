@@ -5,7 +5,6 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
-	mutationv3 "github.com/envoyproxy/go-control-plane/envoy/config/common/mutation_rules/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	streamv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
@@ -13,7 +12,6 @@ import (
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	httpstatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/set_filter_state/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
-	earlyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/http/early_header_mutation/header_mutation/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 
 	"github.com/tombolo-mesh/tombolo/mesh/ir"
@@ -36,7 +34,6 @@ func inboundHTTP(in *ir.Inbound) *listenerv3.Filter {
 	m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
 	m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Uri: true}
 	m.LocalReplyConfig = undelivered()
-	m.EarlyHeaderMutationExtensions = []*corev3.TypedExtensionConfig{ownWordsOnly()}
 	m.AccessLog = []*accesslogv3.AccessLog{denials()}
 	m.HttpFilters = []*hcmv3.HttpFilter{
 		callerState(),
@@ -106,20 +103,6 @@ func callerState() *hcmv3.HttpFilter {
 		},
 		ClearRouteCache: true,
 	})}}
-}
-
-// ownWordsOnly drops the headers by which a caller could steer this Envoy's
-// router past the timeouts that its owner set.
-func ownWordsOnly() *corev3.TypedExtensionConfig {
-	c := &earlyv3.HeaderMutation{}
-	for _, name := range []string{
-		"x-envoy-upstream-rq-timeout-ms", "x-envoy-upstream-rq-per-try-timeout-ms", "x-envoy-expected-rq-timeout-ms",
-		"x-envoy-retry-on", "x-envoy-retry-grpc-on", "x-envoy-max-retries", "x-envoy-retriable-status-codes",
-		"x-envoy-retriable-header-names", "x-envoy-hedge-on-per-try-timeout", "x-envoy-upstream-alt-stat-name",
-	} {
-		c.Mutations = append(c.Mutations, &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_Remove{Remove: name}})
-	}
-	return &corev3.TypedExtensionConfig{Name: "envoy.http.early_header_mutation.header_mutation", TypedConfig: pack(c)}
 }
 
 // undelivered marks answers that Envoy made because the application could not be
