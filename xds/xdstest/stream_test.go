@@ -67,9 +67,7 @@ func TestRefusedSecretAndExtension(t *testing.T) {
 				set := func(version func(name string) int) []*delta.Resource {
 					all := slices.Clone(base)
 					for _, name := range names {
-						for _, r := range []*delta.Resource{secret(name, 1), extension(name, 1), make(name, version(name))} {
-							all = append(all, r)
-						}
+						all = append(all, secret(name, 1), extension(name, 1), make(name, version(name)))
 					}
 					return all
 				}
