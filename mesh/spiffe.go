@@ -129,6 +129,23 @@ func TrustDomainsOf(identities []PolicyResource, mesh, zone string) []string {
 	return slices.Compact(out)
 }
 
+// Cautious specs are valid and still have something to warn their author of.
+type Cautious interface {
+	// Warnings, a sentence each; none is nil.
+	Warnings() []string
+}
+
+// Warnings implements Cautious: a trust domain that is the same in every zone
+// lets each zone's authority speak for the workloads of all the others.
+func (s *MeshIdentity) Warnings() []string {
+	east, problems := s.trustDomain(IdentitySubject{Mesh: "mesh", Zone: "east"})
+	west, more := s.trustDomain(IdentitySubject{Mesh: "mesh", Zone: "west"})
+	if len(problems)+len(more) > 0 || east != west {
+		return nil
+	}
+	return []string{"spiffeID.trustDomain is the same in every zone: a zone that is taken over can then impersonate the workloads of all; name {{ .Zone }} in it"}
+}
+
 func (s *MeshIdentity) trustDomain(who IdentitySubject) (spiffeid.TrustDomain, Problems) {
 	var problems Problems
 	text := DefaultTrustDomain

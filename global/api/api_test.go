@@ -40,6 +40,8 @@ func TestStatusCodes(t *testing.T) {
 		{"unchanged since, weak", 304, "GET", one, r.reader, "", []string{"If-None-Match", `"7", W/` + tag}, ""},
 		{"update", 200, "PUT", one, r.author, timeout("a", "6s"), nil, `"warnings":[]`},
 		{"the same again", 200, "PUT", one, r.author, timeout("a", "6s"), nil, `"revision"`},
+		{"a trust domain for all zones", 201, "PUT", "/meshes/default/meshidentities/wide", r.author,
+			`{"type":"MeshIdentity","mesh":"default","name":"wide","spec":{"spiffeID":{"trustDomain":"example.org"},"provider":{"type":"Bundled"}}}`, nil, "impersonate the workloads of all"},
 		{"YAML", 200, "PUT", one, r.author, "type: MeshTimeout\nspec:\n  to:\n  - targetRef: {kind: Mesh}\n    default: {idleTimeout: 7s}\n", []string{"Content-Type", "application/yaml"}, ""},
 		{"dry run", 200, "PUT", one + "-dry?dryRun=true", r.author, timeout("a-dry", "6s"), nil, ""},
 		{"dry run wrote nothing", 404, "GET", one + "-dry", r.author, "", nil, "a-dry"},

@@ -104,8 +104,14 @@ func (w *writer) plan(ctx context.Context, docs []document) (*plan, error) {
 	ordered := slices.Clone(docs)
 	slices.SortStableFunc(ordered, func(a, b document) int { return rankOf(a) - rankOf(b) })
 	given := map[mesh.Key]bool{}
+	w.warnings = nil
 	for _, d := range docs {
 		given[d.resource.Key] = true
+		if spec, ok := d.spec.(mesh.Cautious); ok {
+			for _, text := range spec.Warnings() {
+				w.warnings = append(w.warnings, fmt.Sprintf("%s %s: %s", d.resource.Kind, d.resource.Name, text))
+			}
+		}
 	}
 	if err := w.guards(ctx, docs, given, p); err != nil {
 		return nil, err
