@@ -24,7 +24,7 @@ as long as it must: everything it needs is in its data directory, restarts inclu
 
 At first start it makes its own certificate authority; agents need zone-ca.pem of the
 data directory. SIGHUP reads --resources again.`,
-		Example: `  tombolo zone --name west --data-dir /var/lib/tombolo-zone --global global.example.com:5683 \
+		Example: `  tombolo zone --name west --data-dir /var/lib/tombolo-zone --global global.example.com:5685 \
     --global-ca ca.pem --token-file zone-west.token --dns-name zone.west.example.com`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -54,7 +54,7 @@ data directory. SIGHUP reads --resources again.`,
 	f.StringVar(&cfg.XDSAddress, "xds-address", "", "host:port that Envoys connect to (default: the one that their agent dialled)")
 	f.StringVar(&cfg.Global, "global", "", "host:port of global; without it the zone works alone")
 	f.StringVar(&cfg.GlobalCA, "global-ca", "", "authorities of global's certificate, PEM (default: the system's)")
-	f.StringVar(&cfg.TokenFile, "token-file", "", "file with the zone's token, see tombolo token zone")
+	f.StringVar(&cfg.TokenFile, "token-file", "", "file with the zone's token, see tombolo token create zone")
 	f.StringVar(&cfg.Resources, "resources", "", "folder with manifests that the zone owns, for example MeshService")
 	f.StringVar(&cfg.MetricsAddress, "metrics-address", "127.0.0.1:5680", "address of /metrics, /healthz, /readyz and /proxies (HTTP); empty for none")
 	f.DurationVar(&cfg.ProxyLease, "proxy-lease", zone.DefaultLease, "how long a proxy that is gone is remembered")
