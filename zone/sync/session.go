@@ -283,7 +283,7 @@ func (s *session) send() error {
 }
 
 func (s *session) sendAll() error {
-	checkFacts, report := true, true
+	checkFacts, report, retrying := true, true, false
 	var reportedAt time.Time
 	quiet := time.NewTimer(0)
 	defer quiet.Stop()
@@ -293,7 +293,11 @@ func (s *session) sendAll() error {
 			return err
 		}
 		report = report || refresh
-		checkFacts = checkFacts || retry && s.c.facts.retry()
+		// What is on its way may have been judged before, and its refusal come after:
+		// the retry waits for that answer.
+		if retrying = retrying || retry; retrying && !s.c.facts.outstanding() {
+			retrying, checkFacts = false, s.c.facts.retry() || checkFacts
+		}
 		if checkFacts && !s.c.facts.outstanding() {
 			checkFacts = false
 			if err := s.sendFacts(); err != nil {

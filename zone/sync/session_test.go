@@ -396,6 +396,17 @@ func TestFactsOneAtATime(t *testing.T) {
 		}
 		answer()
 		wantFrames(t, g, "")
+		// What judges it changes while it is on its way: the refusal is of before.
+		z.fact("b", 100)
+		frames = g.heard()
+		g.say <- push(2, 3, false, mesh.Resource{Key: mesh.Key{Kind: mesh.KindMesh, Name: "default"}, Spec: []byte(`{}`)})
+		wantFrames(t, g, "ack:3")
+		answer("b")
+		if frames = g.heard(); kinds(frames) != "facts:false+1-0" || frames[0].GetFacts().GetUpserts()[0].GetName() != "b" {
+			t.Fatalf("what was refused by an old judgement is not told again: %v", frames)
+		}
+		answer()
+		wantFrames(t, g, "")
 	})
 }
 
