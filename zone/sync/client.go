@@ -89,6 +89,8 @@ type Client struct {
 
 	mu     gosync.Mutex
 	status Status
+	// logged is the reason that was logged since the last connection.
+	logged string
 }
 
 // limits bound what a session collects before it is applied.
@@ -137,11 +139,9 @@ func (c *Client) Run(ctx context.Context) error {
 	pauses.Reset()
 	for {
 		err := c.connect(ctx, pauses.Reset)
-		c.disconnected(err)
-		if ctx.Err() != nil {
+		if c.disconnected(err); ctx.Err() != nil {
 			return nil
 		}
-		c.log.Info("not connected to global", "error", err)
 		wait := min(pauses.NextBackOff(), maxBackoff)
 		if status.Code(err) == codes.Aborted {
 			// Another process has this zone's name, or global cannot be followed now.
@@ -190,10 +190,12 @@ func (c *Client) connected(w *zonesyncv1.Welcome) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.status = Status{Connected: true, Since: time.Now(), Global: clip(w.GetVersion()), GlobalInstance: clip(w.GetInstance())}
+	c.logged = ""
 	c.metrics.connected.Set(1)
 	c.log.Info("connected to global", "version", c.status.Global, "instance", c.status.GlobalInstance, "snapshot", w.GetSnapshot())
 }
 
+// disconnected notes and logs why; each reason once, as long as it stays.
 func (c *Client) disconnected(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -203,6 +205,10 @@ func (c *Client) disconnected(err error) {
 	c.status.Connected = false
 	if err != nil && !errors.Is(err, context.Canceled) {
 		c.status.Error = err.Error()
+		if c.logged != c.status.Error {
+			c.logged = c.status.Error
+			c.log.Warn("not connected to global, trying on", "error", err)
+		}
 	}
 	c.metrics.connected.Set(0)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 	gosync "sync"
 	"testing"
@@ -407,6 +408,30 @@ func TestFactsOneAtATime(t *testing.T) {
 		}
 		answer()
 		wantFrames(t, g, "")
+	})
+}
+
+// TestUnreachableIsLoggedOnce: an hour without global is a line in the log, not thousands.
+func TestUnreachableIsLoggedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		z := newFakeZone()
+		var out strings.Builder
+		dials := 0
+		c := New(Config{Zone: "east", Address: "127.0.0.1:1", Replica: z, Facts: z, Reports: z, Log: slog.New(slog.NewTextHandler(&out, nil)),
+			Token: func() (string, error) {
+				if dials++; dials > 10 {
+					return "", errors.New("another reason")
+				}
+				return "", errors.New("no token")
+			}})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if err := c.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(out.String(), "not connected to global"); n != 2 || dials < 1000 {
+			t.Errorf("%d lines for 2 reasons in %d dials:\n%.500s", n, dials, out.String())
+		}
 	})
 }
 
