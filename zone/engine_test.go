@@ -236,6 +236,27 @@ func TestDiskFailure(t *testing.T) {
 	}
 }
 
+// TestGoodbyeWhileDiskFails: who left is not back after a restart, though the
+// disk was full when it went.
+func TestGoodbyeWhileDiskFails(t *testing.T) {
+	r := newRig(t, "east")
+	if err := r.turn(r.push(identityOf(t, "default")), r.join(sidecar(t, "default", "web-1", "web", "10.0.0.1", httpInbound))); err != nil {
+		t.Fatal(err)
+	}
+	key := dataplaneKey("web-1")
+	if err := r.file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.turn(func(b *batch) { r.e.leave(b, key, "i-web-1", true) }); err == nil {
+		t.Fatal("the disk did not fail")
+	}
+	b := &batch{}
+	r.e.save(b)
+	if len(b.must.DeleteProxies) != 1 || b.must.DeleteProxies[0] != key {
+		t.Error("its end is not saved with the next batch:", b.must.DeleteProxies)
+	}
+}
+
 func TestUrgentGoesFirst(t *testing.T) {
 	r := newRig(t, "east")
 	r.turn(r.push(identityOf(t, "default"), allowAll(t, "default")),

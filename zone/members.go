@@ -256,14 +256,13 @@ func (m members) Leave(key mesh.Key, instance string, clean bool) {
 func (e *engine) forget(b *batch, p *proxy) {
 	key := p.resource.Key
 	delete(e.proxies, key)
-	delete(e.unsaved, key)
+	e.unsaved[key] = true // deleted on disk now, or with a later batch
 	e.members.Delete(p.node)
 	e.liveness.back(key)
 	b.local = append(b.local, e.drop(p.unit)...)
 	if p.class != nil {
 		delete(p.class.members, key)
 	}
-	b.must.DeleteProxies = append(b.must.DeleteProxies, key)
 	b.after = append(b.after, func() {
 		if _, back := e.members.Load(p.node); !back {
 			e.cfg.delta.Unassign(p.node)
