@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -24,6 +25,8 @@ const (
 	exitRejected = 3
 	exitTimeout  = 4
 	exitOffline  = 5
+	// exitInterrupted is what shells say of Ctrl-C.
+	exitInterrupted = 130
 )
 
 // exitError ends the process with a code; an empty text prints nothing more.
@@ -45,6 +48,9 @@ func run() int {
 		return 0
 	}
 	code := exitFailed
+	if strings.HasPrefix(err.Error(), "unknown command ") {
+		code = exitUsage // cobra has no type for it
+	}
 	var exit *exitError
 	if errors.As(err, &exit) {
 		code = exit.code
@@ -63,7 +69,8 @@ func rootCommand() *cobra.Command {
 plane (global, zone) and the command line for people.
 
 Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 a proxy rejected the change;
-4 the change did not reach everything in time; 5 global cannot be reached.`,
+4 the change did not reach everything in time; 5 global cannot be reached;
+130 interrupted.`,
 		Example: `  tombolo global --data-dir /var/lib/tombolo
   tombolo config set-context prod --from-data-dir /var/lib/tombolo
   tombolo apply -f policies/ --wait

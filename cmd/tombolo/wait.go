@@ -70,7 +70,11 @@ func await(cmd *cobra.Command, c *client, first, last mesh.Revision, timeout tim
 	status, err := follow(ctx, c, first, last, timeout, v)
 	v.close()
 	if cmd.Context().Err() != nil {
-		return cmd.Context().Err()
+		text := fmt.Sprintf("interrupted; the change stays, to wait on: tombolo wait %d", last)
+		if first != last {
+			text += fmt.Sprintf(" --from %d", first)
+		}
+		return &exitError{exitInterrupted, text}
 	}
 	if err != nil && ctx.Err() == nil {
 		return err

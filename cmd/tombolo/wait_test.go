@@ -111,3 +111,22 @@ func TestBars(t *testing.T) {
 		}
 	}
 }
+
+// TestInterrupted: Ctrl-C says how to go on waiting, and has its own exit code.
+func TestInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		cancel()
+		<-r.Context().Done()
+	}))
+	defer server.Close()
+	cmd := waitCommand()
+	cmd.SetContext(ctx)
+	var out bytes.Buffer
+	cmd.SetOut(&out)
+	err := await(cmd, &client{server: server.URL, http: server.Client()}, 5, 7, time.Minute, time.Time{})
+	var exit *exitError
+	if !errors.As(err, &exit) || exit.code != exitInterrupted || !strings.Contains(exit.text, "tombolo wait 7 --from 5") {
+		t.Errorf("the error is %#v", err)
+	}
+}
