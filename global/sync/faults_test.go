@@ -270,9 +270,9 @@ func TestRestoredBackup(t *testing.T) {
 					f.join("east")
 					f.join("west")
 				}
-				snapshots := mem.Snapshots
+				snapshots := mem.Snapshots.Load()
 				f.settled()
-				if mem.Snapshots == snapshots && how != "while connected" {
+				if mem.Snapshots.Load() == snapshots && how != "while connected" {
 					t.Error("no snapshot was sent")
 				}
 				if _, ok := f.zones["east"].replica.texts()[aTimeout("lost", 1).Key]; ok {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	gosync "sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tombolo-mesh/tombolo/global/store"
@@ -25,7 +26,7 @@ type MemStore struct {
 	down      bool
 	wake      chan struct{}
 	Reads     int // of changes
-	Snapshots int
+	Snapshots atomic.Int64
 }
 
 type memState struct {
@@ -201,7 +202,7 @@ func (s *MemStore) Snapshot(context.Context) (store.Position, iter.Seq2[mesh.Res
 		return store.Position{}, nil, err
 	}
 	defer unlock()
-	s.Snapshots++
+	s.Snapshots.Add(1)
 	all := s.sorted()
 	return s.head(), func(yield func(mesh.Resource, error) bool) {
 		for _, r := range all {
