@@ -16,9 +16,54 @@ type Networking struct {
 	Outbound []Outbound `json:"outbound,omitempty"`
 	// Listeners make this a zone proxy (ingress, egress).
 	Listeners []Listener `json:"listeners,omitempty"`
+	// TransparentProxying is set where the kernel redirects the application's
+	// traffic to the proxy: then it needs no outbounds to reach a service.
+	TransparentProxying *TransparentProxying `json:"transparentProxying,omitempty"`
 	// Admin has the port of Envoy's admin API, when it is not on a socket.
 	Admin *Admin `json:"admin,omitempty"`
 }
+
+// TransparentProxying says where redirected traffic arrives and what of the mesh
+// the application may reach by plain names and addresses.
+type TransparentProxying struct {
+	// RedirectPortInbound is where redirected inbound connections arrive, default 15006.
+	RedirectPortInbound uint32 `json:"redirectPortInbound,omitempty"`
+	// RedirectPortOutbound is where redirected outbound connections arrive, default 15001.
+	RedirectPortOutbound uint32 `json:"redirectPortOutbound,omitempty"`
+	// IPFamilyMode is DualStack (default) or IPv4: which families are redirected.
+	IPFamilyMode string `json:"ipFamilyMode,omitempty"`
+	// ReachableBackends limits which services the proxy can call; absent: all of
+	// its mesh. Fewer mean less memory and less to configure.
+	ReachableBackends *ReachableBackends `json:"reachableBackends,omitempty"`
+}
+
+// ReachableBackends of a proxy.
+type ReachableBackends struct {
+	// Refs to services; an empty list means none.
+	Refs []ReachableBackend `json:"refs,omitempty"`
+}
+
+// ReachableBackend selects services.
+type ReachableBackend struct {
+	// Kind is MeshService or MeshMultiZoneService.
+	Kind KindName `json:"kind"`
+	// Labels that the service must all have.
+	Labels map[string]string `json:"labels,omitempty"`
+	// Name is short for the label display-name.
+	Name string `json:"name,omitempty"`
+	// Namespace is short for the label namespace.
+	Namespace string `json:"namespace,omitempty"`
+	// Port of the service; absent: every port.
+	Port uint32 `json:"port,omitempty"`
+}
+
+// Defaults of TransparentProxying.
+const (
+	DefaultRedirectInbound  = 15006
+	DefaultRedirectOutbound = 15001
+	FamilyDualStack         = "DualStack"
+	FamilyIPv4              = "IPv4"
+)
 
 // Admin of a proxy.
 type Admin struct {

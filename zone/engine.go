@@ -345,7 +345,7 @@ func (e *engine) finish(b *batch) {
 
 // apply changes the world and notes what became dirty.
 func (e *engine) apply(b *batch, changes world.Batch) {
-	if len(changes.Changes)+len(changes.Counters) == 0 {
+	if len(changes.Changes)+len(changes.Counters)+len(changes.Addresses) == 0 {
 		return
 	}
 	for _, c := range changes.Changes {

@@ -44,4 +44,8 @@ type Reader interface {
 	// bumps "tighten/<class id>/<inbound name>" when a permission of a TCP
 	// inbound is tightened, so that open connections are cut.
 	Counter(name string) uint64
+	// Addresses at which proxies of this zone call a service by itself, in
+	// canonical form, IPv4 first: its ClusterIPs, or the virtual addresses that the
+	// zone gave it. Empty: it is reached by explicit outbounds alone.
+	Addresses(service mesh.Key) []string
 }

@@ -10,32 +10,34 @@ import (
 
 // reads is what one unit read.
 type reads struct {
-	unit     Unit
-	bare     bool // specs only
-	gets     map[mesh.Key]struct{}
-	lists    map[ir.Query]struct{}
-	counters map[string]struct{}
+	unit      Unit
+	bare      bool // specs only
+	gets      map[mesh.Key]struct{}
+	lists     map[ir.Query]struct{}
+	counters  map[string]struct{}
+	addresses map[mesh.Key]struct{}
 }
 
-func (r *reads) len() int { return len(r.gets) + len(r.lists) + len(r.counters) }
+func (r *reads) len() int { return len(r.gets) + len(r.lists) + len(r.counters) + len(r.addresses) }
 
 type readers map[*reads]struct{}
 
 // deps is reads, inverted. Its mutex is held for moments, and always inside of
 // the world's.
 type deps struct {
-	mu       sync.Mutex
-	units    map[Unit]*reads
-	gets     map[mesh.Key]readers
-	lists    map[ir.Query]readers
-	counters map[string]readers
-	edges    int
+	mu        sync.Mutex
+	units     map[Unit]*reads
+	gets      map[mesh.Key]readers
+	lists     map[ir.Query]readers
+	counters  map[string]readers
+	addresses map[mesh.Key]readers
+	edges     int
 }
 
 func newDeps() deps {
 	return deps{
 		units: map[Unit]*reads{}, gets: map[mesh.Key]readers{},
-		lists: map[ir.Query]readers{}, counters: map[string]readers{},
+		lists: map[ir.Query]readers{}, counters: map[string]readers{}, addresses: map[mesh.Key]readers{},
 	}
 }
 
@@ -48,6 +50,7 @@ func (d *deps) file(r *reads) {
 	link(d.gets, r.gets, r)
 	link(d.lists, r.lists, r)
 	link(d.counters, r.counters, r)
+	link(d.addresses, r.addresses, r)
 }
 
 func (d *deps) forget(unit Unit) {
@@ -64,6 +67,7 @@ func (d *deps) drop(unit Unit) {
 	unlink(d.gets, old.gets, old)
 	unlink(d.lists, old.lists, old)
 	unlink(d.counters, old.counters, old)
+	unlink(d.addresses, old.addresses, old)
 	delete(d.units, unit)
 	d.edges -= old.len()
 }
@@ -120,6 +124,8 @@ func (t *touch) lists(queries []ir.Query, c change) {
 }
 
 func (t *touch) counter(name string) { t.all(t.deps.counters[name], specChanged) }
+
+func (t *touch) addresses(k mesh.Key) { t.all(t.deps.addresses[k], specChanged) }
 
 func (t *touch) all(set readers, c change) {
 	for r := range set {
@@ -179,6 +185,9 @@ func (v view) object(it *item) *ir.Object {
 // Counter implements ir.Reader.
 func (v view) Counter(name string) uint64 { return v.w.counters[name] }
 
+// Addresses implements ir.Reader; the slice is not the caller's to change.
+func (v view) Addresses(service mesh.Key) []string { return v.w.addresses[service] }
+
 // recorder is a view that remembers what was asked.
 type recorder struct {
 	view
@@ -201,6 +210,12 @@ func (r *recorder) List(q ir.Query) []*ir.Object {
 func (r *recorder) Counter(name string) uint64 {
 	r.reads.counters[name] = struct{}{}
 	return r.view.Counter(name)
+}
+
+// Addresses implements ir.Reader.
+func (r *recorder) Addresses(service mesh.Key) []string {
+	r.reads.addresses[service] = struct{}{}
+	return r.view.Addresses(service)
 }
 
 var _ ir.Reader = (*recorder)(nil)

@@ -27,7 +27,9 @@ type World struct {
 	objects  map[mesh.Key]*item
 	buckets  map[ir.Query]*bucket
 	counters map[string]uint64
-	broken   map[mesh.Key]string
+	// addresses at which services are called.
+	addresses map[mesh.Key][]string
+	broken    map[mesh.Key]string
 
 	deps deps
 }
@@ -38,6 +40,8 @@ type Batch struct {
 	Changes []mesh.Change
 	// Counters to set.
 	Counters map[string]uint64
+	// Addresses of services to set; an empty list forgets.
+	Addresses map[mesh.Key][]string
 }
 
 // Result of a batch.
@@ -78,12 +82,13 @@ func newItem(o *ir.Object) *item {
 // New makes an empty world of a zone.
 func New(zone string) *World {
 	return &World{
-		zone:     zone,
-		objects:  map[mesh.Key]*item{},
-		buckets:  map[ir.Query]*bucket{},
-		counters: map[string]uint64{},
-		broken:   map[mesh.Key]string{},
-		deps:     newDeps(),
+		zone:      zone,
+		objects:   map[mesh.Key]*item{},
+		buckets:   map[ir.Query]*bucket{},
+		counters:  map[string]uint64{},
+		addresses: map[mesh.Key][]string{},
+		broken:    map[mesh.Key]string{},
+		deps:      newDeps(),
 	}
 }
 
@@ -122,6 +127,18 @@ func (w *World) Apply(b Batch) Result {
 		if w.counters[name] != b.Counters[name] {
 			w.counters[name] = b.Counters[name]
 			touched.counter(name)
+		}
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(b.Addresses), compareKeys) {
+		next := b.Addresses[k]
+		if slices.Equal(w.addresses[k], next) {
+			continue
+		}
+		touched.addresses(k)
+		if len(next) == 0 {
+			delete(w.addresses, k)
+		} else {
+			w.addresses[k] = slices.Clone(next)
 		}
 	}
 	w.revision++
@@ -199,7 +216,7 @@ func (w *World) read(unit Unit, bare bool, fn func(ir.Reader)) {
 	defer w.mu.RUnlock()
 	r := &recorder{view: view{w: w, bare: bare}, reads: reads{
 		unit: unit, bare: bare,
-		gets: map[mesh.Key]struct{}{}, lists: map[ir.Query]struct{}{}, counters: map[string]struct{}{},
+		gets: map[mesh.Key]struct{}{}, lists: map[ir.Query]struct{}{}, counters: map[string]struct{}{}, addresses: map[mesh.Key]struct{}{},
 	}}
 	fn(r)
 	w.deps.file(&r.reads)

@@ -24,11 +24,12 @@ import (
 // World is a set of resources as one zone sees them. It implements ir.Reader
 // and notes what was read. It is not safe for concurrent use.
 type World struct {
-	zone     string
-	objects  map[mesh.Key]*ir.Object
-	counters map[string]uint64
-	reads    map[string]bool
-	lists    map[ir.Query][]*ir.Object // answers so far, until the next change
+	zone      string
+	objects   map[mesh.Key]*ir.Object
+	counters  map[string]uint64
+	addresses map[mesh.Key][]string
+	reads     map[string]bool
+	lists     map[ir.Query][]*ir.Object // answers so far, until the next change
 }
 
 // New is an empty world of a zone.
@@ -198,6 +199,20 @@ func indexed(o *ir.Object, q ir.Query) bool {
 func (w *World) Counter(name string) uint64 {
 	w.reads["counter "+name] = true
 	return w.counters[name]
+}
+
+// Addresses implements ir.Reader.
+func (w *World) Addresses(service mesh.Key) []string {
+	w.reads["addresses "+service.String()] = true
+	return w.addresses[service]
+}
+
+// SetAddresses says where a service is called.
+func (w *World) SetAddresses(service mesh.Key, addresses ...string) {
+	if w.addresses == nil {
+		w.addresses = map[mesh.Key][]string{}
+	}
+	w.addresses[service] = addresses
 }
 
 func (w *World) filter(is func(*ir.Object) bool) []*ir.Object {

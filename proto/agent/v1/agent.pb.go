@@ -167,6 +167,7 @@ type ZoneFrame struct {
 	//	*ZoneFrame_Drained
 	//	*ZoneFrame_Inspect
 	//	*ZoneFrame_Resign
+	//	*ZoneFrame_Names
 	Frame         isZoneFrame_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -254,6 +255,15 @@ func (x *ZoneFrame) GetResign() *Resign {
 	return nil
 }
 
+func (x *ZoneFrame) GetNames() *Names {
+	if x != nil {
+		if x, ok := x.Frame.(*ZoneFrame_Names); ok {
+			return x.Names
+		}
+	}
+	return nil
+}
+
 type isZoneFrame_Frame interface {
 	isZoneFrame_Frame()
 }
@@ -278,6 +288,10 @@ type ZoneFrame_Resign struct {
 	Resign *Resign `protobuf:"bytes,5,opt,name=resign,proto3,oneof"`
 }
 
+type ZoneFrame_Names struct {
+	Names *Names `protobuf:"bytes,6,opt,name=names,proto3,oneof"`
+}
+
 func (*ZoneFrame_Registered) isZoneFrame_Frame() {}
 
 func (*ZoneFrame_Signed) isZoneFrame_Frame() {}
@@ -288,10 +302,13 @@ func (*ZoneFrame_Inspect) isZoneFrame_Frame() {}
 
 func (*ZoneFrame_Resign) isZoneFrame_Frame() {}
 
+func (*ZoneFrame_Names) isZoneFrame_Frame() {}
+
 // Register opens the stream.
 type Register struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Dataplane manifest, REST form, JSON or YAML, at most 256 KiB.
+	// Dataplane manifest, REST form, JSON or YAML, at most 256 KiB. Empty in a
+	// Kubernetes zone, which knows the pod from the API server.
 	Dataplane []byte `protobuf:"bytes,1,opt,name=dataplane,proto3" json:"dataplane,omitempty"`
 	// Instance is fresh for each start of the agent; a second instance of the same
 	// name replaces the first.
@@ -301,7 +318,10 @@ type Register struct {
 	// Capabilities is the protocol level: 1.
 	Capabilities uint32 `protobuf:"varint,5,opt,name=capabilities,proto3" json:"capabilities,omitempty"`
 	// Health known at start, as in Health.
-	NotReady      []string `protobuf:"bytes,6,rep,name=not_ready,json=notReady,proto3" json:"not_ready,omitempty"`
+	NotReady []string `protobuf:"bytes,6,rep,name=not_ready,json=notReady,proto3" json:"not_ready,omitempty"`
+	// Names asks for the table of names that the agent's DNS server answers, in
+	// frames of names.
+	Names         bool `protobuf:"varint,7,opt,name=names,proto3" json:"names,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -376,6 +396,13 @@ func (x *Register) GetNotReady() []string {
 		return x.NotReady
 	}
 	return nil
+}
+
+func (x *Register) GetNames() bool {
+	if x != nil {
+		return x.Names
+	}
+	return false
 }
 
 // Registered answers with what the bootstrap needs.
@@ -870,6 +897,145 @@ func (*Drained) Descriptor() ([]byte, []int) {
 	return file_proto_agent_v1_agent_proto_rawDescGZIP(), []int{10}
 }
 
+// Names is a part of the table of names of the mesh, sent after registered if it
+// was asked for, and when it changes.
+type Names struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Reset forgets the table before this part; set in the first part after registered.
+	Reset_ bool `protobuf:"varint,1,opt,name=reset,proto3" json:"reset,omitempty"`
+	// Set names, new or with other addresses. At most 1000 in a part.
+	Set []*Name `protobuf:"bytes,2,rep,name=set,proto3" json:"set,omitempty"`
+	// Removed names.
+	Removed []string `protobuf:"bytes,3,rep,name=removed,proto3" json:"removed,omitempty"`
+	// More parts follow that belong to this one; until the last has come the table
+	// is not complete.
+	More          bool `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Names) Reset() {
+	*x = Names{}
+	mi := &file_proto_agent_v1_agent_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Names) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Names) ProtoMessage() {}
+
+func (x *Names) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_agent_v1_agent_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Names.ProtoReflect.Descriptor instead.
+func (*Names) Descriptor() ([]byte, []int) {
+	return file_proto_agent_v1_agent_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Names) GetReset_() bool {
+	if x != nil {
+		return x.Reset_
+	}
+	return false
+}
+
+func (x *Names) GetSet() []*Name {
+	if x != nil {
+		return x.Set
+	}
+	return nil
+}
+
+func (x *Names) GetRemoved() []string {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
+func (x *Names) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+// Name of a service.
+type Name struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Lower case, without the last dot: "backend.prod.svc.east.mesh.local".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Addresses, IPs of both families, in canonical form.
+	Addresses []string `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// How long an answer may be kept.
+	TtlSeconds    uint32 `protobuf:"varint,3,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Name) Reset() {
+	*x = Name{}
+	mi := &file_proto_agent_v1_agent_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Name) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Name) ProtoMessage() {}
+
+func (x *Name) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_agent_v1_agent_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Name.ProtoReflect.Descriptor instead.
+func (*Name) Descriptor() ([]byte, []int) {
+	return file_proto_agent_v1_agent_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Name) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Name) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *Name) GetTtlSeconds() uint32 {
+	if x != nil {
+		return x.TtlSeconds
+	}
+	return 0
+}
+
 // InspectRequest asks for Envoy's admin output.
 type InspectRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -882,7 +1048,7 @@ type InspectRequest struct {
 
 func (x *InspectRequest) Reset() {
 	*x = InspectRequest{}
-	mi := &file_proto_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_proto_agent_v1_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -894,7 +1060,7 @@ func (x *InspectRequest) String() string {
 func (*InspectRequest) ProtoMessage() {}
 
 func (x *InspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_proto_agent_v1_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -907,7 +1073,7 @@ func (x *InspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectRequest.ProtoReflect.Descriptor instead.
 func (*InspectRequest) Descriptor() ([]byte, []int) {
-	return file_proto_agent_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_proto_agent_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *InspectRequest) GetId() uint64 {
@@ -937,7 +1103,7 @@ type InspectResponse struct {
 
 func (x *InspectResponse) Reset() {
 	*x = InspectResponse{}
-	mi := &file_proto_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_proto_agent_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -949,7 +1115,7 @@ func (x *InspectResponse) String() string {
 func (*InspectResponse) ProtoMessage() {}
 
 func (x *InspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_proto_agent_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -962,7 +1128,7 @@ func (x *InspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectResponse.ProtoReflect.Descriptor instead.
 func (*InspectResponse) Descriptor() ([]byte, []int) {
-	return file_proto_agent_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_proto_agent_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *InspectResponse) GetId() uint64 {
@@ -1005,7 +1171,7 @@ const file_proto_agent_v1_agent_proto_rawDesc = "" +
 	"\x06health\x18\x03 \x01(\v2\x18.tombolo.agent.v1.HealthH\x00R\x06health\x12/\n" +
 	"\x05drain\x18\x04 \x01(\v2\x17.tombolo.agent.v1.DrainH\x00R\x05drain\x12=\n" +
 	"\ainspect\x18\x05 \x01(\v2!.tombolo.agent.v1.InspectResponseH\x00R\ainspectB\a\n" +
-	"\x05frame\"\xb1\x02\n" +
+	"\x05frame\"\xe2\x02\n" +
 	"\tZoneFrame\x12>\n" +
 	"\n" +
 	"registered\x18\x01 \x01(\v2\x1c.tombolo.agent.v1.RegisteredH\x00R\n" +
@@ -1013,15 +1179,17 @@ const file_proto_agent_v1_agent_proto_rawDesc = "" +
 	"\x06signed\x18\x02 \x01(\v2\x18.tombolo.agent.v1.SignedH\x00R\x06signed\x125\n" +
 	"\adrained\x18\x03 \x01(\v2\x19.tombolo.agent.v1.DrainedH\x00R\adrained\x12<\n" +
 	"\ainspect\x18\x04 \x01(\v2 .tombolo.agent.v1.InspectRequestH\x00R\ainspect\x122\n" +
-	"\x06resign\x18\x05 \x01(\v2\x18.tombolo.agent.v1.ResignH\x00R\x06resignB\a\n" +
-	"\x05frame\"\xcf\x01\n" +
+	"\x06resign\x18\x05 \x01(\v2\x18.tombolo.agent.v1.ResignH\x00R\x06resign\x12/\n" +
+	"\x05names\x18\x06 \x01(\v2\x17.tombolo.agent.v1.NamesH\x00R\x05namesB\a\n" +
+	"\x05frame\"\xe5\x01\n" +
 	"\bRegister\x12\x1c\n" +
 	"\tdataplane\x18\x01 \x01(\fR\tdataplane\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12#\n" +
 	"\ragent_version\x18\x03 \x01(\tR\fagentVersion\x12#\n" +
 	"\renvoy_version\x18\x04 \x01(\tR\fenvoyVersion\x12\"\n" +
 	"\fcapabilities\x18\x05 \x01(\rR\fcapabilities\x12\x1b\n" +
-	"\tnot_ready\x18\x06 \x03(\tR\bnotReady\"\xf7\x01\n" +
+	"\tnot_ready\x18\x06 \x03(\tR\bnotReady\x12\x14\n" +
+	"\x05names\x18\a \x01(\bR\x05names\"\xf7\x01\n" +
 	"\n" +
 	"Registered\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12!\n" +
@@ -1054,7 +1222,17 @@ const file_proto_agent_v1_agent_proto_rawDesc = "" +
 	"\x06Health\x12\x1b\n" +
 	"\tnot_ready\x18\x01 \x03(\tR\bnotReady\"\a\n" +
 	"\x05Drain\"\t\n" +
-	"\aDrained\"4\n" +
+	"\aDrained\"u\n" +
+	"\x05Names\x12\x14\n" +
+	"\x05reset\x18\x01 \x01(\bR\x05reset\x12(\n" +
+	"\x03set\x18\x02 \x03(\v2\x16.tombolo.agent.v1.NameR\x03set\x12\x18\n" +
+	"\aremoved\x18\x03 \x03(\tR\aremoved\x12\x12\n" +
+	"\x04more\x18\x04 \x01(\bR\x04more\"Y\n" +
+	"\x04Name\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x1f\n" +
+	"\vttl_seconds\x18\x03 \x01(\rR\n" +
+	"ttlSeconds\"4\n" +
 	"\x0eInspectRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\"a\n" +
@@ -1078,7 +1256,7 @@ func file_proto_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_proto_agent_v1_agent_proto_rawDescData
 }
 
-var file_proto_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_proto_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_proto_agent_v1_agent_proto_goTypes = []any{
 	(*AgentFrame)(nil),            // 0: tombolo.agent.v1.AgentFrame
 	(*ZoneFrame)(nil),             // 1: tombolo.agent.v1.ZoneFrame
@@ -1091,31 +1269,35 @@ var file_proto_agent_v1_agent_proto_goTypes = []any{
 	(*Health)(nil),                // 8: tombolo.agent.v1.Health
 	(*Drain)(nil),                 // 9: tombolo.agent.v1.Drain
 	(*Drained)(nil),               // 10: tombolo.agent.v1.Drained
-	(*InspectRequest)(nil),        // 11: tombolo.agent.v1.InspectRequest
-	(*InspectResponse)(nil),       // 12: tombolo.agent.v1.InspectResponse
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*Names)(nil),                 // 11: tombolo.agent.v1.Names
+	(*Name)(nil),                  // 12: tombolo.agent.v1.Name
+	(*InspectRequest)(nil),        // 13: tombolo.agent.v1.InspectRequest
+	(*InspectResponse)(nil),       // 14: tombolo.agent.v1.InspectResponse
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
 }
 var file_proto_agent_v1_agent_proto_depIdxs = []int32{
 	2,  // 0: tombolo.agent.v1.AgentFrame.register:type_name -> tombolo.agent.v1.Register
 	5,  // 1: tombolo.agent.v1.AgentFrame.sign:type_name -> tombolo.agent.v1.SignRequest
 	8,  // 2: tombolo.agent.v1.AgentFrame.health:type_name -> tombolo.agent.v1.Health
 	9,  // 3: tombolo.agent.v1.AgentFrame.drain:type_name -> tombolo.agent.v1.Drain
-	12, // 4: tombolo.agent.v1.AgentFrame.inspect:type_name -> tombolo.agent.v1.InspectResponse
+	14, // 4: tombolo.agent.v1.AgentFrame.inspect:type_name -> tombolo.agent.v1.InspectResponse
 	3,  // 5: tombolo.agent.v1.ZoneFrame.registered:type_name -> tombolo.agent.v1.Registered
 	6,  // 6: tombolo.agent.v1.ZoneFrame.signed:type_name -> tombolo.agent.v1.Signed
 	10, // 7: tombolo.agent.v1.ZoneFrame.drained:type_name -> tombolo.agent.v1.Drained
-	11, // 8: tombolo.agent.v1.ZoneFrame.inspect:type_name -> tombolo.agent.v1.InspectRequest
+	13, // 8: tombolo.agent.v1.ZoneFrame.inspect:type_name -> tombolo.agent.v1.InspectRequest
 	7,  // 9: tombolo.agent.v1.ZoneFrame.resign:type_name -> tombolo.agent.v1.Resign
-	4,  // 10: tombolo.agent.v1.Registered.probes:type_name -> tombolo.agent.v1.Probe
-	13, // 11: tombolo.agent.v1.Signed.not_after:type_name -> google.protobuf.Timestamp
-	13, // 12: tombolo.agent.v1.Signed.renew_at:type_name -> google.protobuf.Timestamp
-	0,  // 13: tombolo.agent.v1.AgentService.Connect:input_type -> tombolo.agent.v1.AgentFrame
-	1,  // 14: tombolo.agent.v1.AgentService.Connect:output_type -> tombolo.agent.v1.ZoneFrame
-	14, // [14:15] is the sub-list for method output_type
-	13, // [13:14] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	11, // 10: tombolo.agent.v1.ZoneFrame.names:type_name -> tombolo.agent.v1.Names
+	4,  // 11: tombolo.agent.v1.Registered.probes:type_name -> tombolo.agent.v1.Probe
+	15, // 12: tombolo.agent.v1.Signed.not_after:type_name -> google.protobuf.Timestamp
+	15, // 13: tombolo.agent.v1.Signed.renew_at:type_name -> google.protobuf.Timestamp
+	12, // 14: tombolo.agent.v1.Names.set:type_name -> tombolo.agent.v1.Name
+	0,  // 15: tombolo.agent.v1.AgentService.Connect:input_type -> tombolo.agent.v1.AgentFrame
+	1,  // 16: tombolo.agent.v1.AgentService.Connect:output_type -> tombolo.agent.v1.ZoneFrame
+	16, // [16:17] is the sub-list for method output_type
+	15, // [15:16] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_proto_agent_v1_agent_proto_init() }
@@ -1136,6 +1318,7 @@ func file_proto_agent_v1_agent_proto_init() {
 		(*ZoneFrame_Drained)(nil),
 		(*ZoneFrame_Inspect)(nil),
 		(*ZoneFrame_Resign)(nil),
+		(*ZoneFrame_Names)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1143,7 +1326,7 @@ func file_proto_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_agent_v1_agent_proto_rawDesc), len(file_proto_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
