@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	gosync "sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -217,6 +218,10 @@ type zoneProc struct {
 	facts   *facts
 	reports *reports
 	stop    func()
+	// follows makes it an instance that does not lead, asked at each dial.
+	follows atomic.Bool
+	// instance of its process.
+	instance string
 }
 
 func (f *fleet) options() []grpc.DialOption {
@@ -238,15 +243,34 @@ func (f *fleet) address() string {
 func (f *fleet) join(name string) *zoneProc {
 	z := f.zones[name]
 	if z == nil {
-		z = &zoneProc{name: name, facts: newFacts(), reports: newReports()}
-		z.replica = &replica{reports: z.reports, resources: map[mesh.Key]mesh.Resource{}}
+		z = newZoneProc(name, name+"-1")
 		f.zones[name] = z
 		f.token("token-"+name, name)
 	}
+	f.start(z)
+	return z
+}
+
+func newZoneProc(name, instance string) *zoneProc {
+	z := &zoneProc{name: name, instance: instance, facts: newFacts(), reports: newReports()}
+	z.replica = &replica{reports: z.reports, resources: map[mesh.Key]mesh.Resource{}}
+	return z
+}
+
+// follow starts another instance of a zone that has joined.
+func (f *fleet) follow(name, instance string) *zoneProc {
+	z := newZoneProc(name, instance)
+	z.follows.Store(true)
+	f.start(z)
+	return z
+}
+
+func (f *fleet) start(z *zoneProc) {
+	name := z.name
 	z.client = zonesync.New(zonesync.Config{
 		Zone: name, Address: f.address(), Token: func() (string, error) { return "token-" + name, nil },
 		Replica: z.replica, Facts: z.facts, Reports: z.reports, Inspector: z.reports, Identities: z.replica.identities,
-		Instance: name + "-1", Version: "test", Log: testLog(f.t), DialOptions: f.options(),
+		Instance: z.instance, Follower: z.follows.Load, Version: "test", Log: testLog(f.t), DialOptions: f.options(),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -254,7 +278,6 @@ func (f *fleet) join(name string) *zoneProc {
 	go func() { defer close(done); _ = client.Run(ctx) }()
 	z.stop = gosync.OnceFunc(func() { cancel(); <-done })
 	f.t.Cleanup(z.stop)
-	return z
 }
 
 // eventually waits until ok is nil.

@@ -65,29 +65,52 @@ func (i *inspection) take() ([][]byte, bool, error) {
 // ctx ends or w fails before the answer is complete.
 func (s *Server) Inspect(ctx context.Context, zone, what, mesh, proxy string, w io.Writer) error {
 	s.mu.Lock()
-	var st *stream
+	var streams []*stream
 	if z := s.zones[zone]; z != nil {
-		st = z.stream
+		streams = z.streams()
 	}
 	s.mu.Unlock()
-	if st == nil {
-		return fmt.Errorf("inspect zone %s: %w", zone, ErrZoneOffline)
-	}
+	err := ErrZoneOffline
 	ctx, cancel := context.WithTimeout(ctx, zonesync.InspectTimeout)
 	defer cancel()
-	id, in, err := st.openInspection()
-	if err == nil {
-		ask := &zonesyncv1.InspectRequest{Id: id, What: what, Mesh: mesh, Proxy: proxy}
-		err = st.enqueue(ctx, &zonesyncv1.GlobalFrame{Frame: &zonesyncv1.GlobalFrame_Inspect{Inspect: ask}})
-		if err == nil {
-			err = in.copy(ctx, w)
+	out := &counted{w: w}
+	for _, st := range streams {
+		ask := &zonesyncv1.InspectRequest{What: what, Mesh: mesh, Proxy: proxy}
+		if err = st.inspect(ctx, ask, out); err == nil {
+			return nil
 		}
-		st.dropInspection(id, in)
+		// The proxy may be another instance's, unless this one has begun to answer.
+		if out.n > 0 || !errors.Is(err, ErrInspect) {
+			break
+		}
 	}
+	return fmt.Errorf("inspect zone %s: %w", zone, err)
+}
+
+// inspect asks one instance of a zone.
+func (st *stream) inspect(ctx context.Context, ask *zonesyncv1.InspectRequest, w io.Writer) error {
+	id, in, err := st.openInspection()
 	if err != nil {
-		return fmt.Errorf("inspect zone %s: %w", zone, err)
+		return err
 	}
-	return nil
+	defer st.dropInspection(id, in)
+	ask.Id = id
+	if err := st.enqueue(ctx, &zonesyncv1.GlobalFrame{Frame: &zonesyncv1.GlobalFrame_Inspect{Inspect: ask}}); err != nil {
+		return err
+	}
+	return in.copy(ctx, w)
+}
+
+// counted counts what is written.
+type counted struct {
+	w io.Writer
+	n int
+}
+
+func (c *counted) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += n
+	return n, err
 }
 
 func (i *inspection) copy(ctx context.Context, w io.Writer) error {

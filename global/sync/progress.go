@@ -28,8 +28,8 @@ type progress struct {
 	settled time.Duration
 }
 
-// cover remembers the end of a push: all changes up to it are one for the zone.
-func (s *Server) cover(z *zone, to mesh.Revision) {
+// cover remembers the end of a push: all changes up to it are one for the instance.
+func (s *Server) cover(z *member, to mesh.Revision) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n := len(z.covers); n > 0 && z.covers[n-1] >= to {
@@ -59,7 +59,7 @@ func (st *stream) handleReport(r *zonesyncv1.Report) error {
 		return nil
 	}
 	now := time.Now()
-	s, z := st.s, st.zone
+	s, z := st.s, st.member
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if z.stream != st {
@@ -87,7 +87,7 @@ func (st *stream) handleReport(r *zonesyncv1.Report) error {
 			if commit, ok := s.feed.recall(rev); ok {
 				p.settled = max(now.Sub(commit.time), time.Nanosecond)
 				s.metrics.settle.Observe(p.settled.Seconds())
-				s.log.Debug("settled", "zone", z.name, "rev", rev, "done", c.GetDone(), "rejected", c.GetRejected(), "took", p.settled)
+				s.log.Debug("settled", "zone", st.zone.name, "rev", rev, "done", c.GetDone(), "rejected", c.GetRejected(), "took", p.settled)
 			}
 		}
 	}
@@ -124,12 +124,42 @@ func (s *Server) changeLocked(rev mesh.Revision, zones map[string]bool) ChangeSt
 	return out
 }
 
-// zoneProgress is how far a change that concerns a zone came there.
+// zoneProgress is how far a change that concerns a zone came there: over all
+// instances of its control plane, each of which counts the proxies that it serves.
 func zoneProgress(name string, z *zone, rev mesh.Revision) ZoneProgress {
-	p := ZoneProgress{Zone: name, State: Offline}
 	if z == nil {
-		return p
+		return ZoneProgress{Zone: name, State: Offline}
 	}
+	p := z.leader.progress(name, rev)
+	for _, instance := range slices.Sorted(maps.Keys(z.followers)) {
+		p = p.and(z.followers[instance].progress(name, rev))
+	}
+	return p
+}
+
+// and sums up two instances of a zone: it stands as the one that is less far.
+func (p ZoneProgress) and(q ZoneProgress) ZoneProgress {
+	p.Affected, p.Done, p.Behind, p.Rejected = p.Affected+q.Affected, p.Done+q.Done, p.Behind+q.Behind, p.Rejected+q.Rejected
+	p.BehindNames = append(p.BehindNames, q.BehindNames...)
+	p.BehindNames = p.BehindNames[:min(len(p.BehindNames), zonesync.MaxReportNames)]
+	p.Rejections = append(p.Rejections, q.Rejections...)
+	p.Rejections = p.Rejections[:min(len(p.Rejections), zonesync.MaxReportNames)]
+	p.Settled = max(p.Settled, q.Settled)
+	for _, state := range []ZoneState{Offline, Behind, Rejected} {
+		if p.State == state || q.State == state {
+			p.State = state
+			break
+		}
+	}
+	if p.State == Behind || p.State == Offline {
+		p.Settled = 0
+	}
+	return p
+}
+
+// progress of a change among the proxies of one instance.
+func (z *member) progress(name string, rev mesh.Revision) ZoneProgress {
+	p := ZoneProgress{Zone: name, State: Offline}
 	said := z.said(rev)
 	if said.ChangeProgress != nil {
 		p.Affected, p.Done, p.Behind, p.Rejected = int(said.GetAffected()), int(said.GetDone()), int(said.GetBehind()), int(said.GetRejected())
@@ -156,7 +186,7 @@ func zoneProgress(name string, z *zone, rev mesh.Revision) ZoneProgress {
 
 // said finds the progress of a revision: its own, or that of the push it was part of.
 // Without any it is the zero progress.
-func (z *zone) said(rev mesh.Revision) progress {
+func (z *member) said(rev mesh.Revision) progress {
 	i := sort.Search(len(z.covers), func(i int) bool { return z.covers[i] >= rev })
 	if i == len(z.covers) {
 		return progress{}
@@ -201,15 +231,33 @@ func (s *Server) Zones() []ZoneStatus {
 	for _, name := range slices.Sorted(maps.Keys(zones)) {
 		zs := ZoneStatus{Name: name}
 		if z := s.zones[name]; z != nil {
-			zs.Online, zs.Since, zs.Version, zs.Applied = z.stream != nil, z.since, z.version, int64(z.applied)
-			zs.Connected, zs.Total = int(z.report.GetProxiesConnected()), int(z.report.GetProxiesTotal())
-			for _, p := range z.report.GetProblems() {
-				key := mesh.Key{Kind: mesh.KindName(p.GetKind()), Mesh: p.GetMesh(), Zone: p.GetZone(), Name: p.GetName()}
-				zs.Problems = append(zs.Problems, ResourceProblem{Key: key, Kind: p.GetKind(), Mesh: p.GetMesh(), Zone: p.GetZone(),
-					Name: p.GetName(), Reason: shorten(p.GetReason(), 4096), Proxies: int(p.GetProxies())})
+			zs.Online, zs.Since, zs.Version, zs.Applied = z.leader.stream != nil, z.since, z.version, int64(z.leader.applied)
+			zs.Instances = len(z.streams())
+			zs.Connected, zs.Total = int(z.leader.report.GetProxiesConnected()), int(z.leader.report.GetProxiesTotal())
+			zs.Problems = problemsOf(z.leader.report)
+			for _, instance := range slices.Sorted(maps.Keys(z.followers)) {
+				f := z.followers[instance]
+				zs.Applied = min(zs.Applied, int64(f.applied))
+				for _, p := range problemsOf(f.report) {
+					if i := slices.IndexFunc(zs.Problems, func(q ResourceProblem) bool { return q.Key == p.Key && q.Reason == p.Reason }); i >= 0 {
+						zs.Problems[i].Proxies += p.Proxies
+					} else if len(zs.Problems) < zonesync.MaxReportItems {
+						zs.Problems = append(zs.Problems, p)
+					}
+				}
 			}
 		}
 		out = append(out, zs)
+	}
+	return out
+}
+
+func problemsOf(r *zonesyncv1.Report) []ResourceProblem {
+	var out []ResourceProblem
+	for _, p := range r.GetProblems() {
+		key := mesh.Key{Kind: mesh.KindName(p.GetKind()), Mesh: p.GetMesh(), Zone: p.GetZone(), Name: p.GetName()}
+		out = append(out, ResourceProblem{Key: key, Kind: p.GetKind(), Mesh: p.GetMesh(), Zone: p.GetZone(),
+			Name: p.GetName(), Reason: shorten(p.GetReason(), 4096), Proxies: int(p.GetProxies())})
 	}
 	return out
 }

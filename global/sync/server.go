@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	gosync "sync"
 	"time"
@@ -67,25 +69,47 @@ type Server struct {
 	streams gosync.WaitGroup
 }
 
+// maxFollowers bounds the instances of one zone beside the one that leads.
+const maxFollowers = 8
+
 // zone is what is known of one zone. Fields below mu of the Server, except facts.
 type zone struct {
 	name    string
-	stream  *stream
 	since   time.Time
 	version string
-	report  *zonesyncv1.Report
-	applied mesh.Revision
-	settled mesh.Revision
-	// changes that the zone told of, and covers: the ends of pushes, both
-	// ascending and bounded.
-	changes []*progress
-	covers  []mesh.Revision
+	// leader tells the zone's facts; what it reported stays while it is away.
+	leader member
+	// followers are the other instances that are connected, by instance.
+	followers map[string]*member
 
 	// facts serialises what is written for the zone. The index below it is what
 	// the store holds, by digest.
 	facts    gosync.Mutex
 	sequence uint64
 	index    map[mesh.Key][sha256.Size]byte
+}
+
+// member is one instance of a zone's control plane: what it reported of its proxies.
+type member struct {
+	stream  *stream
+	report  *zonesyncv1.Report
+	applied mesh.Revision
+	settled mesh.Revision
+	// changes that it told of, and covers: the ends of pushes, both ascending and bounded.
+	changes []*progress
+	covers  []mesh.Revision
+}
+
+// streams of a zone that are open, the leader's first, if it is there.
+func (z *zone) streams() []*stream {
+	var out []*stream
+	if z.leader.stream != nil {
+		out = append(out, z.leader.stream)
+	}
+	for _, name := range slices.Sorted(maps.Keys(z.followers)) {
+		out = append(out, z.followers[name].stream)
+	}
+	return out
 }
 
 // New makes a server. Run must be running before zones are served.
@@ -141,8 +165,8 @@ func (s *Server) Run(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
 	for _, z := range s.zones {
-		if z.stream != nil {
-			z.stream.end(status.Error(codes.Unavailable, "global is shutting down"))
+		for _, st := range z.streams() {
+			st.end(status.Error(codes.Unavailable, "global is shutting down"))
 		}
 	}
 	s.mu.Unlock()
@@ -182,9 +206,7 @@ func (s *Server) runRechecks(ctx context.Context) {
 		s.mu.Lock()
 		var open []*stream
 		for _, z := range s.zones {
-			if z.stream != nil {
-				open = append(open, z.stream)
-			}
+			open = append(open, z.streams()...)
 		}
 		s.mu.Unlock()
 		for _, st := range open {
@@ -211,16 +233,15 @@ func (s *Server) watchFeed(ctx context.Context) {
 		_, epoch, wake := s.feed.now()
 		zones, _, _ := s.feed.fleet()
 		for _, z := range s.zones {
-			if z.stream == nil {
-				continue
-			}
-			if z.stream.epoch != epoch {
-				z.stream.end(status.Error(codes.Unavailable, "the store has another history"))
-			} else if _, known := zones[z.name]; !known {
-				z.stream.end(status.Error(codes.Unavailable, "the zone was deleted"))
-			} else if s.feed.meddledAfter(z.name, z.stream.joined) {
-				// It has to compare its facts again, and a new stream does.
-				z.stream.end(status.Error(codes.Unavailable, "what the zone owns was changed at global"))
+			for _, st := range z.streams() {
+				if st.epoch != epoch {
+					st.end(status.Error(codes.Unavailable, "the store has another history"))
+				} else if _, known := zones[z.name]; !known {
+					st.end(status.Error(codes.Unavailable, "the zone was deleted"))
+				} else if !st.follower && s.feed.meddledAfter(z.name, st.joined) {
+					// It has to compare its facts again, and a new stream does.
+					st.end(status.Error(codes.Unavailable, "what the zone owns was changed at global"))
+				}
 			}
 		}
 		s.bumpLocked()
@@ -316,19 +337,34 @@ func (s *Server) admit(st *stream, hello *zonesyncv1.Hello, name string) error {
 	}
 	z := s.zones[name]
 	if z == nil {
-		z = &zone{name: name}
+		z = &zone{name: name, followers: map[string]*member{}}
 		s.zones[name] = z
 	}
-	if z.stream != nil {
-		z.stream.end(status.Errorf(codes.Aborted, "replaced by a newer stream of instance %q", clip(hello.GetInstance())))
+	st.instance, st.follower = clip(hello.GetInstance()), hello.GetFollower()
+	m := &z.leader
+	if st.follower {
+		if m = z.followers[st.instance]; m == nil {
+			if len(z.followers) >= maxFollowers {
+				return status.Errorf(codes.ResourceExhausted, "zone %q has %d followers, the most allowed", name, maxFollowers)
+			}
+			m = &member{}
+			z.followers[st.instance] = m
+		}
+	} else {
+		z.since, z.version = time.Now(), clip(hello.GetVersion())
+		if f := z.followers[st.instance]; f != nil { // it leads now
+			f.stream.end(status.Errorf(codes.Aborted, "instance %q leads now", st.instance))
+		}
+	}
+	if m.stream != nil {
+		m.stream.end(status.Errorf(codes.Aborted, "replaced by a newer stream of instance %q", st.instance))
 	}
 	head, epoch, _ := s.feed.now()
 	st.joined, st.epoch = head.Revision, epoch
-	st.zone, z.stream = z, st
-	z.since, z.version = time.Now(), clip(hello.GetVersion())
+	st.zone, st.member, m.stream = z, m, st
 	s.metrics.streams.Inc()
 	s.bumpLocked()
-	s.log.Info("zone connected", "zone", name, "instance", clip(hello.GetInstance()), "version", z.version, "rev", hello.GetResume().GetRevision())
+	s.log.Info("zone connected", "zone", name, "instance", st.instance, "follower", st.follower, "version", clip(hello.GetVersion()), "rev", hello.GetResume().GetRevision())
 	return nil
 }
 
@@ -337,11 +373,16 @@ func (s *Server) leave(st *stream, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.metrics.streams.Dec()
-	if st.zone.stream == st {
-		st.zone.stream, st.zone.since = nil, time.Now()
+	if st.member.stream == st {
+		st.member.stream = nil
+		if st.follower { // its proxies go to another instance, which reports them
+			delete(st.zone.followers, st.instance)
+		} else {
+			st.zone.since = time.Now()
+		}
 		s.bumpLocked()
 	}
-	s.log.Info("zone disconnected", "zone", st.zone.name, "error", err)
+	s.log.Info("zone disconnected", "zone", st.zone.name, "instance", st.instance, "follower", st.follower, "error", err)
 }
 
 // ensureZone makes the Zone resource at a zone's first hello.

@@ -54,13 +54,15 @@ type ChangeStatus struct {
 
 // ZoneStatus is what is known of a zone now.
 type ZoneStatus struct {
-	Name      string    `json:"name"`
-	Online    bool      `json:"online"`
-	Since     time.Time `json:"since"`
-	Version   string    `json:"version,omitempty"`
-	Applied   int64     `json:"appliedRevision"`
-	Connected int       `json:"proxiesConnected"`
-	Total     int       `json:"proxiesTotal"`
+	Name    string    `json:"name"`
+	Online  bool      `json:"online"`
+	Since   time.Time `json:"since"`
+	Version string    `json:"version,omitempty"`
+	// Instances of its control plane that are connected.
+	Instances int   `json:"instances,omitempty"`
+	Applied   int64 `json:"appliedRevision"`
+	Connected int   `json:"proxiesConnected"`
+	Total     int   `json:"proxiesTotal"`
 	// Problems by resource, as the zone reports them.
 	Problems []ResourceProblem `json:"problems,omitempty"`
 }

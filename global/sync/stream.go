@@ -26,12 +26,16 @@ type stream struct {
 	s     *Server
 	fs    frameStream
 	token string
-	// zone, and the epoch and revision of the feed when it joined, are set before run.
-	zone   *zone
-	epoch  int
-	joined mesh.Revision
-	ctx    context.Context
-	end    context.CancelCauseFunc
+	// zone and member of it, and the epoch and revision of the feed when it joined,
+	// are set before run.
+	zone     *zone
+	member   *member
+	instance string
+	follower bool
+	epoch    int
+	joined   mesh.Revision
+	ctx      context.Context
+	end      context.CancelCauseFunc
 
 	hello chan *zonesyncv1.Hello
 	// ready is closed when the zone's state belongs to this stream; the receiver
@@ -88,9 +92,12 @@ func (st *stream) awaitHello() (*zonesyncv1.Hello, error) {
 func (st *stream) run(hello *zonesyncv1.Hello) error {
 	ctx := st.ctx
 	defer st.closeInspections()
-	position, err := st.s.openFacts(ctx, st)
-	if err != nil {
-		return err
+	var position *zonesyncv1.FactsPosition
+	if !st.follower {
+		var err error
+		if position, err = st.s.openFacts(ctx, st); err != nil {
+			return err
+		}
 	}
 	resume, err := st.resume(ctx, hello.GetResume())
 	if err != nil {
@@ -143,8 +150,7 @@ func (st *stream) resume(ctx context.Context, at *zonesyncv1.Position) (mesh.Rev
 	}
 	st.s.mu.Lock()
 	if resume < 0 {
-		z := st.zone
-		z.report, z.applied, z.settled, z.changes, z.covers = nil, 0, 0, nil, nil
+		*st.member = member{stream: st.member.stream}
 	}
 	st.s.mu.Unlock()
 	st.mu.Lock()
@@ -200,6 +206,9 @@ func (st *stream) handle(frame *zonesyncv1.ZoneFrame) error {
 	case *zonesyncv1.ZoneFrame_Nack:
 		return st.handleNack(f.Nack)
 	case *zonesyncv1.ZoneFrame_Facts:
+		if st.follower {
+			return status.Error(codes.InvalidArgument, "facts of an instance that does not lead")
+		}
 		return st.facts.add(st.ctx, f.Facts)
 	case *zonesyncv1.ZoneFrame_Report:
 		return st.handleReport(f.Report)

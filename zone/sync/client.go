@@ -45,6 +45,9 @@ type Config struct {
 	// starts; with them the facts of other zones are checked from the first push
 	// on. Without, the trust domains of others are not checked until a snapshot.
 	Identities func() []mesh.Resource
+	// Follower reports whether this instance does not lead its zone; it is asked at
+	// each dial. A follower is pushed to and reports, and tells no facts. Nil: it leads.
+	Follower func() bool
 	// Instance of this process, different for each.
 	Instance string
 	// Version of the software, for people.
@@ -87,7 +90,9 @@ type Client struct {
 	trusts  *trusts
 	facts   *factsState
 
-	mu     gosync.Mutex
+	mu gosync.Mutex
+	// end of the open stream; nil while there is none.
+	end    context.CancelCauseFunc
 	status Status
 	// logged is the reason that was logged since the last connection.
 	logged string
@@ -128,6 +133,19 @@ func (c *Client) Redial() {
 	}
 }
 
+// Rejoin ends an open stream, and any pause, so that the next one is opened at
+// once: after this instance began or ceased to lead.
+func (c *Client) Rejoin() {
+	c.mu.Lock()
+	if c.end != nil {
+		c.end(errRejoin)
+	}
+	c.mu.Unlock()
+	c.Redial()
+}
+
+var errRejoin = errors.New("joining anew: another instance leads the zone")
+
 // Run dials for ever, until ctx ends.
 func (c *Client) Run(ctx context.Context) error {
 	if c.cfg.Identities != nil {
@@ -141,6 +159,9 @@ func (c *Client) Run(ctx context.Context) error {
 		err := c.connect(ctx, pauses.Reset)
 		if c.disconnected(err); ctx.Err() != nil {
 			return nil
+		}
+		if errors.Is(err, errRejoin) {
+			continue
 		}
 		wait := min(pauses.NextBackOff(), maxBackoff)
 		if status.Code(err) == codes.Aborted {

@@ -32,6 +32,8 @@ type session struct {
 	fs     frameStream
 	ctx    context.Context
 	cancel context.CancelCauseFunc
+	// follower: facts are the leader's to tell.
+	follower bool
 
 	welcome   chan *zonesyncv1.Welcome
 	wake      chan struct{}
@@ -62,8 +64,16 @@ type session struct {
 func (c *Client) serve(ctx context.Context, stop func(), fs frameStream, healthy func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	c.mu.Lock()
+	c.end = cancel
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		c.end = nil
+		c.mu.Unlock()
+	}()
 	s := &session{
-		c: c, fs: fs, ctx: ctx, cancel: cancel, healthy: healthy,
+		c: c, fs: fs, ctx: ctx, cancel: cancel, healthy: healthy, follower: c.cfg.Follower != nil && c.cfg.Follower(),
 		welcome: make(chan *zonesyncv1.Welcome, 1), wake: make(chan struct{}, 1),
 		factsAcks: make(chan *zonesyncv1.FactsAck, 1), answers: make(chan *zonesyncv1.InspectResponse, 4),
 		inspections: map[uint64]context.CancelFunc{},
@@ -263,7 +273,8 @@ func (s *session) send() error {
 	at := s.c.cfg.Replica.Position()
 	hello := &zonesyncv1.Hello{
 		Zone: s.c.cfg.Zone, Capabilities: zonesync.Capabilities, Version: s.c.cfg.Version, Instance: s.c.cfg.Instance,
-		Resume: &zonesyncv1.Position{Revision: int64(at.Revision), Digest: at.Digest},
+		Resume:   &zonesyncv1.Position{Revision: int64(at.Revision), Digest: at.Digest},
+		Follower: s.follower,
 	}
 	if err := s.sendFrame(&zonesyncv1.ZoneFrame{Frame: &zonesyncv1.ZoneFrame_Hello{Hello: hello}}); err != nil {
 		return err
@@ -273,7 +284,9 @@ func (s *session) send() error {
 	select {
 	case w := <-s.welcome:
 		s.c.connected(w)
-		s.c.facts.welcome(w.GetFacts())
+		if !s.follower {
+			s.c.facts.welcome(w.GetFacts())
+		}
 	case <-timeout.C:
 		return errors.New("global sent no welcome")
 	case <-s.ctx.Done():
@@ -298,7 +311,7 @@ func (s *session) sendAll() error {
 		if retrying = retrying || retry; retrying && !s.c.facts.outstanding() {
 			retrying, checkFacts = false, s.c.facts.retry() || checkFacts
 		}
-		if checkFacts && !s.c.facts.outstanding() {
+		if checkFacts && !s.follower && !s.c.facts.outstanding() {
 			checkFacts = false
 			if err := s.sendFacts(); err != nil {
 				return err

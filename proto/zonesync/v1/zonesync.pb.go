@@ -333,7 +333,10 @@ type Hello struct {
 	// Instance differs for each process of the zone's control plane.
 	Instance string `protobuf:"bytes,4,opt,name=instance,proto3" json:"instance,omitempty"`
 	// Resume point: the last position the zone holds durably; revision 0 asks for a snapshot.
-	Resume        *Position `protobuf:"bytes,5,opt,name=resume,proto3" json:"resume,omitempty"`
+	Resume *Position `protobuf:"bytes,5,opt,name=resume,proto3" json:"resume,omitempty"`
+	// Follower is set by the instances of a zone that do not lead: they are pushed to
+	// and report their own proxies, and tell no facts.
+	Follower      bool `protobuf:"varint,6,opt,name=follower,proto3" json:"follower,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -403,6 +406,13 @@ func (x *Hello) GetResume() *Position {
 	return nil
 }
 
+func (x *Hello) GetFollower() bool {
+	if x != nil {
+		return x.Follower
+	}
+	return false
+}
+
 // Position is a point in global's history.
 type Position struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -464,7 +474,8 @@ type Welcome struct {
 	Version      string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
 	// Instance of global.
 	Instance string `protobuf:"bytes,3,opt,name=instance,proto3" json:"instance,omitempty"`
-	// What global holds of this zone's facts; the zone sends what differs.
+	// What global holds of this zone's facts; the zone sends what differs. Absent
+	// for a follower.
 	Facts *FactsPosition `protobuf:"bytes,4,opt,name=facts,proto3" json:"facts,omitempty"`
 	// True when a snapshot follows instead of a resume.
 	Snapshot      bool `protobuf:"varint,5,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
@@ -1781,13 +1792,14 @@ const file_proto_zonesync_v1_zonesync_proto_rawDesc = "" +
 	"\tfacts_ack\x18\x04 \x01(\v2\x1d.tombolo.zonesync.v1.FactsAckH\x00R\bfactsAck\x12?\n" +
 	"\ainspect\x18\x05 \x01(\v2#.tombolo.zonesync.v1.InspectRequestH\x00R\ainspect\x12K\n" +
 	"\x0einspect_cancel\x18\x06 \x01(\v2\".tombolo.zonesync.v1.InspectCancelH\x00R\rinspectCancelB\a\n" +
-	"\x05frame\"\xac\x01\n" +
+	"\x05frame\"\xc8\x01\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04zone\x18\x01 \x01(\tR\x04zone\x12\"\n" +
 	"\fcapabilities\x18\x02 \x01(\rR\fcapabilities\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x1a\n" +
 	"\binstance\x18\x04 \x01(\tR\binstance\x125\n" +
-	"\x06resume\x18\x05 \x01(\v2\x1d.tombolo.zonesync.v1.PositionR\x06resume\">\n" +
+	"\x06resume\x18\x05 \x01(\v2\x1d.tombolo.zonesync.v1.PositionR\x06resume\x12\x1a\n" +
+	"\bfollower\x18\x06 \x01(\bR\bfollower\">\n" +
 	"\bPosition\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\"\xb9\x01\n" +
