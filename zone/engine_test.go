@@ -15,7 +15,7 @@ import (
 
 	"github.com/tombolo-mesh/tombolo/identity/token"
 	"github.com/tombolo-mesh/tombolo/mesh"
-	"github.com/tombolo-mesh/tombolo/zone/universal"
+	"github.com/tombolo-mesh/tombolo/zone/agents"
 )
 
 func readFile(t *testing.T, path string) []byte {
@@ -136,10 +136,10 @@ func TestMembersAreBounded(t *testing.T) {
 	for i := len(r.e.proxies); i < maxMembers; i++ {
 		r.e.proxies[dataplaneKey(fmt.Sprint("gone-", i))] = &proxy{}
 	}
-	if err := r.e.refusal(universal.Proxy{Resource: next, Instance: "i"}); status.Code(err) != codes.ResourceExhausted {
+	if err := r.e.refusal(agents.Proxy{Resource: next, Instance: "i"}); status.Code(err) != codes.ResourceExhausted {
 		t.Error("one more joins:", err)
 	}
-	if err := r.e.refusal(universal.Proxy{Resource: known, Instance: "i"}); err != nil {
+	if err := r.e.refusal(agents.Proxy{Resource: known, Instance: "i"}); err != nil {
 		t.Error("one that is known is refused:", err)
 	}
 }

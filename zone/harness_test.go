@@ -19,8 +19,8 @@ import (
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/xds"
 	"github.com/tombolo-mesh/tombolo/xds/delta"
+	"github.com/tombolo-mesh/tombolo/zone/agents"
 	"github.com/tombolo-mesh/tombolo/zone/disk"
-	"github.com/tombolo-mesh/tombolo/zone/universal"
 )
 
 // recorder is a publisher that remembers the newest publication of each group.
@@ -154,7 +154,7 @@ func (r *rig) push(changes ...mesh.Change) func(b *batch) {
 
 func (r *rig) join(dp mesh.Resource, notReady ...string) func(b *batch) {
 	return func(b *batch) {
-		r.e.join(b, universal.Proxy{Resource: dp, Spec: decoded(r.t, dp).(*mesh.Dataplane), Instance: "i-" + dp.Name,
+		r.e.join(b, agents.Proxy{Resource: dp, Spec: decoded(r.t, dp).(*mesh.Dataplane), Instance: "i-" + dp.Name,
 			AgentVersion: "a", EnvoyVersion: "e", NotReady: notReady})
 		r.e.warm(map[string]bool{nodeID(dp.Key): true})
 	}

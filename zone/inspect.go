@@ -8,8 +8,8 @@ import (
 
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/mesh/ir"
+	"github.com/tombolo-mesh/tombolo/zone/agents"
 	zonesync "github.com/tombolo-mesh/tombolo/zone/sync"
-	"github.com/tombolo-mesh/tombolo/zone/universal"
 )
 
 // inspector answers questions about proxies. It implements zonesync.Inspector.
@@ -55,7 +55,7 @@ func (i inspector) Inspect(ctx context.Context, what, meshName, name string, w i
 	if !forEnvoy && what != "policies" {
 		return fmt.Errorf("inspect %q: must be proxies, policies, config_dump, clusters, stats, listeners or certs", what)
 	}
-	var control universal.Control
+	var control agents.Control
 	var compiled *ir.Proxy
 	err := i.e.do(ctx.Done(), func(*batch) {
 		p := i.e.proxies[mesh.Key{Kind: mesh.KindDataplane, Mesh: meshName, Zone: i.e.cfg.zone, Name: name}]

@@ -27,8 +27,8 @@ import (
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/xds"
 	"github.com/tombolo-mesh/tombolo/xds/xdstest"
+	"github.com/tombolo-mesh/tombolo/zone/agents"
 	"github.com/tombolo-mesh/tombolo/zone/disk"
-	"github.com/tombolo-mesh/tombolo/zone/universal"
 )
 
 // live is a running zone: its engine, its xDS server and its port, without global.
@@ -102,7 +102,7 @@ func (l *live) push(changes ...mesh.Change) mesh.Revision {
 
 // agent is a member's other half.
 type agent struct {
-	universal.Control
+	agents.Control
 	mu       sync.Mutex
 	resigned int
 	closed   error
@@ -121,17 +121,17 @@ func (a *agent) Close(reason error) {
 }
 
 // cold joins a proxy whose Envoy is not configured yet; join one that is.
-func (l *live) cold(dp mesh.Resource) (universal.Joined, *agent) {
+func (l *live) cold(dp mesh.Resource) (agents.Joined, *agent) {
 	l.t.Helper()
 	a := &agent{}
-	j, err := members{l.parts.engine}.Join(l.t.Context(), universal.Proxy{Resource: dp, Spec: decoded(l.t, dp).(*mesh.Dataplane), Instance: "i-" + dp.Name, Control: a})
+	j, err := members{l.parts.engine}.Join(l.t.Context(), agents.Proxy{Resource: dp, Spec: decoded(l.t, dp).(*mesh.Dataplane), Instance: "i-" + dp.Name, Control: a})
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	return j, a
 }
 
-func (l *live) join(dp mesh.Resource) (universal.Joined, *agent) {
+func (l *live) join(dp mesh.Resource) (agents.Joined, *agent) {
 	l.t.Helper()
 	j, a := l.cold(dp)
 	if err := l.parts.engine.do(nil, func(*batch) { l.parts.engine.warm(map[string]bool{j.NodeID: true}) }); err != nil {
@@ -141,7 +141,7 @@ func (l *live) join(dp mesh.Resource) (universal.Joined, *agent) {
 }
 
 // envoy connects a fake Envoy until the returned function is called.
-func (l *live) envoy(j universal.Joined, e *xdstest.Envoy) (cut func()) {
+func (l *live) envoy(j agents.Joined, e *xdstest.Envoy) (cut func()) {
 	l.t.Helper()
 	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(context.Background(), "authorization", "Bearer "+j.SessionToken))
 	done := make(chan struct{})
@@ -415,7 +415,7 @@ func TestOldStreamEndsLate(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := m.Join(ctx, universal.Proxy{Resource: dp, Spec: decoded(t, dp).(*mesh.Dataplane), Instance: "i-web-1", Control: &agent{}}); err == nil {
+	if _, err := m.Join(ctx, agents.Proxy{Resource: dp, Spec: decoded(t, dp).(*mesh.Dataplane), Instance: "i-web-1", Control: &agent{}}); err == nil {
 		t.Error("joined although nobody waits")
 	}
 	if state() != lost {
@@ -431,7 +431,7 @@ func TestNameOfAnotherWorkload(t *testing.T) {
 	m := members{l.parts.engine}
 	join := func(workload, instance string, named bool) error {
 		dp := sidecar(t, "default", "api-1", workload, "10.0.0.9", httpInbound)
-		_, err := m.Join(t.Context(), universal.Proxy{Resource: dp, Spec: decoded(t, dp).(*mesh.Dataplane), Instance: instance, Named: named, Control: &agent{}})
+		_, err := m.Join(t.Context(), agents.Proxy{Resource: dp, Spec: decoded(t, dp).(*mesh.Dataplane), Instance: instance, Named: named, Control: &agent{}})
 		return err
 	}
 	if err := join("web", "thief", false); status.Code(err) != codes.AlreadyExists {
@@ -459,7 +459,7 @@ func TestStolenSessionIsRefused(t *testing.T) {
 	l.push(identityOf(t, "default"))
 	web, _ := l.join(sidecar(t, "default", "web-1", "web", "10.0.0.1", httpInbound))
 	api, _ := l.join(sidecar(t, "default", "api-1", "api", "10.0.0.2", httpInbound))
-	for name, j := range map[string]universal.Joined{
+	for name, j := range map[string]agents.Joined{
 		"another node's": {NodeID: api.NodeID, SessionToken: web.SessionToken},
 		"forged":         {NodeID: api.NodeID, SessionToken: web.SessionToken[:len(web.SessionToken)-2] + "xx"},
 		"none":           {NodeID: api.NodeID},

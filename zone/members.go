@@ -18,8 +18,8 @@ import (
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/mesh/ir"
 	"github.com/tombolo-mesh/tombolo/xds/delta"
+	"github.com/tombolo-mesh/tombolo/zone/agents"
 	"github.com/tombolo-mesh/tombolo/zone/disk"
-	"github.com/tombolo-mesh/tombolo/zone/universal"
 	"github.com/tombolo-mesh/tombolo/zone/world"
 )
 
@@ -43,7 +43,7 @@ type proxy struct {
 	resource mesh.Resource
 	spec     *mesh.Dataplane
 	instance string
-	control  universal.Control
+	control  agents.Control
 	// streams of the instance that have joined and not left; the last one counts.
 	streams  int
 	agent    string
@@ -95,13 +95,13 @@ func (p *proxy) subject() mesh.IdentitySubject {
 // nodeID is how Envoy calls itself.
 func nodeID(k mesh.Key) string { return k.Mesh + "." + k.Name }
 
-// members is what the zone does for agents. It implements universal.Proxies.
+// members is what the zone does for agents. It implements agents.Proxies.
 type members struct{ e *engine }
 
-var _ universal.Proxies = members{}
+var _ agents.Proxies = members{}
 
-// Join implements universal.Proxies.
-func (m members) Join(ctx context.Context, in universal.Proxy) (universal.Joined, error) {
+// Join implements agents.Proxies.
+func (m members) Join(ctx context.Context, in agents.Proxy) (agents.Joined, error) {
 	e := m.e
 	key := in.Resource.Key
 	result := make(chan error, 1)
@@ -112,24 +112,24 @@ func (m members) Join(ctx context.Context, in universal.Proxy) (universal.Joined
 		}
 	}
 	if err := e.post(ctx.Done(), &op{run: join, done: func(err error) { result <- err }}); err != nil {
-		return universal.Joined{}, err
+		return agents.Joined{}, err
 	}
 	select {
 	case <-result: // when it could not be saved for now, the proxy is served all the same
 		if refusal != nil {
-			return universal.Joined{}, refusal
+			return agents.Joined{}, refusal
 		}
 	case <-ctx.Done(): // nobody will say goodbye for it
 		m.Leave(key, in.Instance, false)
-		return universal.Joined{}, ctx.Err()
+		return agents.Joined{}, ctx.Err()
 	case <-e.stopped:
-		return universal.Joined{}, errStopped
+		return agents.Joined{}, errStopped
 	}
 	cluster := in.Resource.Labels[mesh.LabelWorkload]
 	if cluster == "" {
 		cluster = in.Resource.Name
 	}
-	return universal.Joined{NodeID: nodeID(in.Resource.Key), NodeCluster: cluster,
+	return agents.Joined{NodeID: nodeID(in.Resource.Key), NodeCluster: cluster,
 		SessionToken: e.session.Mint(token.Session{Mesh: in.Resource.Mesh, Name: in.Resource.Name})}, nil
 }
 
@@ -140,7 +140,7 @@ const maxMembers = 40_000
 // refusal says why a proxy cannot join: there are too many, or its name belongs to
 // a living proxy of another workload. Whoever may join for one workload cannot
 // push out the proxies of another by their names.
-func (e *engine) refusal(in universal.Proxy) error {
+func (e *engine) refusal(in agents.Proxy) error {
 	p := e.proxies[in.Resource.Key]
 	if p == nil && len(e.proxies) >= maxMembers {
 		return status.Errorf(codes.ResourceExhausted, "zone %s has %d proxies, the most allowed", e.cfg.zone, len(e.proxies))
@@ -154,7 +154,7 @@ func (e *engine) refusal(in universal.Proxy) error {
 	return nil
 }
 
-func (e *engine) join(b *batch, in universal.Proxy) {
+func (e *engine) join(b *batch, in agents.Proxy) {
 	p := e.member(in.Resource, in.Spec)
 	if old := p.control; old != nil && old != in.Control {
 		reason := fmt.Errorf("%s has joined anew", in.Resource.Key)
@@ -240,14 +240,14 @@ func (e *engine) member(r mesh.Resource, spec *mesh.Dataplane) *proxy {
 	return p
 }
 
-// Health implements universal.Proxies.
+// Health implements agents.Proxies.
 func (m members) Health(key mesh.Key, instance string, notReady []string) {
 	notReady = slices.Sorted(slices.Values(notReady))
 	// An error says that the zone is stopping; then health does not matter.
 	_ = m.e.post(nil, &op{run: func(b *batch) { m.e.health(b, key, instance, notReady) }})
 }
 
-// Leave implements universal.Proxies.
+// Leave implements agents.Proxies.
 func (m members) Leave(key mesh.Key, instance string, clean bool) {
 	_ = m.e.post(nil, &op{run: func(b *batch) { m.e.leave(b, key, instance, clean) }})
 }
@@ -270,7 +270,7 @@ func (e *engine) forget(b *batch, p *proxy) {
 	})
 }
 
-// Drain implements universal.Proxies.
+// Drain implements agents.Proxies.
 func (m members) Drain(ctx context.Context, key mesh.Key, instance string) error {
 	e := m.e
 	var groups map[string]bool
@@ -304,8 +304,8 @@ func (m members) Drain(ctx context.Context, key mesh.Key, instance string) error
 // drainFactsBound is how long a drain waits for global.
 const drainFactsBound = 2 * time.Second
 
-// Sign implements universal.Proxies.
-func (m members) Sign(ctx context.Context, key mesh.Key, instance string, csr []byte) (universal.SVID, error) {
+// Sign implements agents.Proxies.
+func (m members) Sign(ctx context.Context, key mesh.Key, instance string, csr []byte) (agents.SVID, error) {
 	e := m.e
 	var decision *mesh.IdentityDecision
 	var authority *ca.Authority
@@ -325,27 +325,27 @@ func (m members) Sign(ctx context.Context, key mesh.Key, instance string, csr []
 		}
 	})
 	if err != nil {
-		return universal.SVID{}, err
+		return agents.SVID{}, err
 	}
 	if authority == nil {
-		return universal.SVID{}, failure
+		return agents.SVID{}, failure
 	}
 	id, err := identity.ParseID(decision.SpiffeID)
 	if err != nil {
-		return universal.SVID{}, fmt.Errorf("sign for %s: %w", key, err)
+		return agents.SVID{}, fmt.Errorf("sign for %s: %w", key, err)
 	}
 	now := time.Now()
 	chain, err := authority.Sign(csr, id, min(max(decision.Expiry, ca.MinTTL), ca.MaxTTL), now)
 	if err != nil {
-		return universal.SVID{}, fmt.Errorf("sign for %s: %w", key, err)
+		return agents.SVID{}, fmt.Errorf("sign for %s: %w", key, err)
 	}
 	svid, err := identity.ParseSVID(chain)
 	if err != nil {
-		return universal.SVID{}, fmt.Errorf("sign for %s: %w", key, err)
+		return agents.SVID{}, fmt.Errorf("sign for %s: %w", key, err)
 	}
 	e.metrics.signed.Inc()
 	end := svid.Leaf().NotAfter
-	return universal.SVID{SpiffeID: decision.SpiffeID, Chain: chain, NotAfter: end, RenewAt: identity.HalfLife(now, end)}, nil
+	return agents.SVID{SpiffeID: decision.SpiffeID, Chain: chain, NotAfter: end, RenewAt: identity.HalfLife(now, end)}, nil
 }
 
 func (p *proxy) withoutIdentity() string {

@@ -22,7 +22,7 @@ import (
 	"github.com/tombolo-mesh/tombolo/mesh"
 	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
 	"github.com/tombolo-mesh/tombolo/xds/delta"
-	"github.com/tombolo-mesh/tombolo/zone/universal"
+	"github.com/tombolo-mesh/tombolo/zone/agents"
 )
 
 // Bounds of the server for agents and Envoys.
@@ -62,11 +62,11 @@ func listen(ctx context.Context, address string) (net.Listener, error) {
 	return l, nil
 }
 
-func newServer(cfg *tls.Config, agents *universal.Server, xds *delta.Server, e *engine) *grpc.Server {
-	options := append(universal.ServerOptions(), grpc.StreamInterceptor(e.gate),
+func newServer(cfg *tls.Config, server *agents.Server, xds *delta.Server, e *engine) *grpc.Server {
+	options := append(agents.ServerOptions(), grpc.StreamInterceptor(e.gate),
 		grpc.Creds(credentials.NewTLS(cfg)), grpc.MaxConcurrentStreams(maxStreamsPerConnection), grpc.MaxRecvMsgSize(maxMessage))
 	s := grpc.NewServer(options...)
-	agentv1.RegisterAgentServiceServer(s, agents)
+	agentv1.RegisterAgentServiceServer(s, server)
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(s, xds)
 	return s
 }

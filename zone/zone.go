@@ -23,6 +23,7 @@ import (
 	"github.com/tombolo-mesh/tombolo/internal/serverca"
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/xds/delta"
+	"github.com/tombolo-mesh/tombolo/zone/agents"
 	"github.com/tombolo-mesh/tombolo/zone/disk"
 	zonesync "github.com/tombolo-mesh/tombolo/zone/sync"
 	"github.com/tombolo-mesh/tombolo/zone/universal"
@@ -222,7 +223,7 @@ func (z *Zone) files(ctx context.Context, e *engine) error {
 // parts are what a running zone consists of.
 type parts struct {
 	engine *engine
-	agents *universal.Server
+	agents *agents.Server
 	client *zonesync.Client
 	server *grpc.Server
 	xds    *delta.Server
@@ -248,7 +249,7 @@ func (z *Zone) assemble(file *disk.File) (*parts, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.agents = universal.New(universal.Config{Zone: z.cfg.Name, Proxies: members{p.engine}, Verifier: p.engine.verifier,
+	p.agents = agents.New(agents.Config{Zone: z.cfg.Name, Proxies: members{p.engine}, Admitter: universal.Admitter{Zone: z.cfg.Name, Verifier: p.engine.verifier},
 		XDSAddress: z.cfg.XDSAddress, Log: z.log, Registerer: z.registry})
 	if z.cfg.Global != "" {
 		if p.client, err = z.dialGlobal(p.engine); err != nil {

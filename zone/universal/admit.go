@@ -1,10 +1,11 @@
 package universal
 
 import (
+	"context"
+	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -12,37 +13,87 @@ import (
 	"github.com/tombolo-mesh/tombolo/identity/token"
 	"github.com/tombolo-mesh/tombolo/mesh"
 	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
+	"github.com/tombolo-mesh/tombolo/zone/agents"
 )
 
-const (
-	maxManifest = 256 << 10
-	maxInstance = 64
-	maxVersion  = 128
-	// unknownHealth says that the agent has not probed anything yet: nothing is ready.
-	unknownHealth = "*"
-)
+const maxManifest = 256 << 10
 
-// admit turns a registration into a proxy: its manifest is valid, and the token
-// is for it.
-func (s *Server) admit(c token.Claims, r *agentv1.Register) (Proxy, error) {
-	invalid := func(format string, args ...any) (Proxy, error) {
-		return Proxy{}, status.Error(codes.InvalidArgument, fmt.Sprintf(format, args...))
+// Admitter lets in agents with a dataplane token that is for the Dataplane that
+// they bring. It implements agents.Admitter.
+type Admitter struct {
+	// Zone is the name of this zone.
+	Zone string
+	// Verifier has the keys and revocations of a mesh's dataplane tokens; nil when
+	// the mesh is not known here.
+	Verifier func(mesh string) *token.Verifier
+}
+
+var _ agents.Admitter = Admitter{}
+
+// credential is a token that was good.
+type credential struct {
+	raw    string
+	claims token.Claims
+}
+
+// Authenticate implements agents.Admitter.
+func (a Admitter) Authenticate(_ context.Context, raw string) (agents.Credential, error) {
+	name := token.MeshOf(raw)
+	verifier := a.Verifier(name)
+	if name == "" || verifier == nil || verifier.Empty() {
+		// Without keys there is nothing to say of the token itself, but of its use.
+		if _, err := token.NewVerifier(nil, nil).Verify(raw, token.Dataplane, time.Now()); err != nil && !errors.Is(err, token.ErrUnknownKey) {
+			return nil, status.Error(codes.Unauthenticated, err.Error())
+		}
+		return nil, status.Errorf(codes.Unauthenticated, "mesh %.63q has no keys in zone %s: it does not exist, or has not arrived yet", name, a.Zone)
 	}
-	switch {
-	case len(r.Dataplane) > maxManifest:
+	c, err := verifier.Verify(raw, token.Dataplane, time.Now())
+	if err != nil {
+		return nil, status.Error(codes.Unauthenticated, err.Error())
+	}
+	if c.Zone != "" && c.Zone != a.Zone {
+		return nil, status.Errorf(codes.PermissionDenied, "token is for zone %.63q, this is zone %s", c.Zone, a.Zone)
+	}
+	return credential{raw: raw, claims: c}, nil
+}
+
+// Recheck implements agents.Admitter. Bad is a token that was revoked, or whose
+// key was taken away while others are there. That a token expired meanwhile ends
+// nothing, and neither does a mesh without any key: absence of what says who may
+// come is no word against those who are in.
+func (a Admitter) Recheck(c agents.Credential) error {
+	have, ok := c.(credential)
+	if !ok {
+		return nil
+	}
+	verifier := a.Verifier(have.claims.Mesh)
+	if verifier == nil || verifier.Empty() {
+		return nil
+	}
+	// As of when it was issued: expiry shall not hide what else is wrong.
+	if _, err := verifier.Verify(have.raw, token.Dataplane, have.claims.Issued); err != nil {
+		return status.Error(codes.Unauthenticated, err.Error())
+	}
+	return nil
+}
+
+// Admit implements agents.Admitter: the manifest is valid, and the token is for it.
+func (a Admitter) Admit(_ context.Context, c agents.Credential, r *agentv1.Register) (agents.Proxy, error) {
+	invalid := func(format string, args ...any) (agents.Proxy, error) {
+		return agents.Proxy{}, status.Errorf(codes.InvalidArgument, format, args...)
+	}
+	have, ok := c.(credential)
+	if !ok {
+		return agents.Proxy{}, status.Error(codes.Unauthenticated, "a dataplane token is required")
+	}
+	if len(r.Dataplane) > maxManifest {
 		return invalid("dataplane has %d bytes, at most %d are allowed", len(r.Dataplane), maxManifest)
-	case r.Instance == "" || len(r.Instance) > maxInstance:
-		return invalid("instance must have 1 to %d bytes", maxInstance)
-	case len(r.AgentVersion) > maxVersion || len(r.EnvoyVersion) > maxVersion:
-		return invalid("versions must have at most %d bytes", maxVersion)
-	case r.Capabilities < capabilities:
-		return invalid("capabilities must be %d or more, not %d", capabilities, r.Capabilities)
 	}
 	m, err := mesh.DecodeManifest(r.Dataplane, maxManifest, mesh.Key{Kind: mesh.KindDataplane})
 	if err != nil {
 		return invalid("dataplane: %v", err)
 	}
-	m.Resource.Zone = s.cfg.Zone
+	m.Resource.Zone = a.Zone
 	if problems := m.Validate(); len(problems) > 0 {
 		return invalid("dataplane has %d problems:\n%s", len(problems), problems.Error())
 	}
@@ -55,14 +106,10 @@ func (s *Server) admit(c token.Claims, r *agentv1.Register) (Proxy, error) {
 		return invalid("dataplane has %d problems:\n%s", len(problems), problems.Error())
 	}
 	m.Resource.Labels = labels
-	if err := bound(c, m.Resource); err != nil {
-		return Proxy{}, err
+	if err := bound(have.claims, m.Resource); err != nil {
+		return agents.Proxy{}, err
 	}
-	watched := probed(spec)
-	return Proxy{
-		Resource: m.Resource, Spec: spec, Instance: r.Instance,
-		AgentVersion: r.AgentVersion, EnvoyVersion: r.EnvoyVersion, NotReady: notReady(r.NotReady, watched), Named: c.Name != "",
-	}, nil
+	return agents.Proxy{Resource: m.Resource, Spec: spec, Probes: agents.ProbesOf(spec), Named: have.claims.Name != ""}, nil
 }
 
 // bound checks that a token is for this very proxy. The label workload decides
@@ -86,18 +133,4 @@ func bound(c token.Claims, r mesh.Resource) error {
 		return status.Errorf(codes.PermissionDenied, "token is for %s", strings.Join(wrong, "; for "))
 	}
 	return nil
-}
-
-// notReady keeps the names that are inbounds of the proxy, sorted.
-func notReady(names []string, watched map[string]bool) []string {
-	out := map[string]bool{}
-	for _, name := range names {
-		if name == unknownHealth {
-			return slices.Sorted(maps.Keys(watched))
-		}
-		if watched[name] {
-			out[name] = true
-		}
-	}
-	return slices.Sorted(maps.Keys(out))
 }

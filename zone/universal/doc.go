@@ -1,6 +1,6 @@
-// Package universal is the platform of machines and VMs: agents that register
-// proxies with a token, and resources from files.
+// Package universal is the platform of machines and VMs: admission of agents by
+// dataplane tokens, and resources from files.
 //
-// In flow agent streams, out flow proxies that join, change health, drain and
-// leave, as calls of Proxies.
+// In flow tokens with Dataplane manifests, and folders; out flow proxies that may
+// join, and resources that the zone owns.
 package universal

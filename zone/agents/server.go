@@ -1,4 +1,4 @@
-package universal
+package agents
 
 import (
 	"context"
@@ -17,8 +17,6 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
-	"github.com/tombolo-mesh/tombolo/identity/token"
-	"github.com/tombolo-mesh/tombolo/mesh"
 	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
 )
 
@@ -26,6 +24,10 @@ const (
 	capabilities    = 1
 	registerTimeout = 10 * time.Second
 	defaultStreams  = 20_000
+	maxInstance     = 64
+	maxVersion      = 128
+	// unknownHealth says that the agent has not probed anything yet: nothing is ready.
+	unknownHealth = "*"
 )
 
 // Config of a Server.
@@ -34,9 +36,8 @@ type Config struct {
 	Zone string
 	// Proxies is what the zone does for agents.
 	Proxies Proxies
-	// Verifier has the keys and revocations of a mesh's dataplane tokens; nil when
-	// the mesh is not known here.
-	Verifier func(mesh string) *token.Verifier
+	// Admitter decides who may join.
+	Admitter Admitter
 	// XDSAddress tells Envoys where the xDS server is; empty: where their agent dialled.
 	XDSAddress string
 	// MaxStreams bounds connected agents, default 20000.
@@ -104,12 +105,12 @@ func (s *Server) Connect(rpc agentv1.AgentService_ConnectServer) error {
 
 func (s *Server) connect(rpc agentv1.AgentService_ConnectServer) error {
 	ctx := rpc.Context()
-	raw, claims, err := s.authenticate(ctx)
+	credential, err := s.authenticate(ctx)
 	if err != nil {
 		s.refuse("token", err)
 		return err
 	}
-	st := newStream(s, rpc, raw, claims)
+	st := newStream(s, rpc, credential)
 	if err := s.add(st); err != nil {
 		s.refuse("limit", err)
 		return err
@@ -121,13 +122,13 @@ func (s *Server) connect(rpc agentv1.AgentService_ConnectServer) error {
 		s.refuse("protocol", err)
 		return err
 	}
-	proxy, err := s.admit(claims, register)
+	proxy, err := s.admit(ctx, credential, register)
 	if err != nil {
 		s.refuse("dataplane", err)
 		return err
 	}
 	proxy.Control = st
-	st.key, st.instance, st.inbounds = proxy.Resource.Key, proxy.Instance, probed(proxy.Spec)
+	st.key, st.instance, st.inbounds = proxy.Resource.Key, proxy.Instance, probed(proxy.Probes)
 	joined, err := s.cfg.Proxies.Join(ctx, proxy)
 	if err != nil {
 		s.refuse("join", err)
@@ -137,7 +138,7 @@ func (s *Server) connect(rpc agentv1.AgentService_ConnectServer) error {
 	log.Info("proxy joined", "not_ready", proxy.NotReady)
 	err = st.run(ctx, &agentv1.Registered{
 		NodeId: joined.NodeID, NodeCluster: joined.NodeCluster, Zone: s.cfg.Zone, SessionToken: joined.SessionToken,
-		Capabilities: capabilities, Probes: probes(proxy.Spec), XdsAddress: s.cfg.XDSAddress,
+		Capabilities: capabilities, Probes: proxy.Probes, XdsAddress: s.cfg.XDSAddress,
 	})
 	// Whose token was revoked is forgotten at once, and its Envoy's session with it.
 	clean := errors.Is(err, io.EOF) && st.drainAsked || st.revoked.Load()
@@ -151,33 +152,39 @@ func (s *Server) connect(rpc agentv1.AgentService_ConnectServer) error {
 }
 
 // authenticate looks at the token before anything else is read.
-func (s *Server) authenticate(ctx context.Context) (raw string, c token.Claims, err error) {
+func (s *Server) authenticate(ctx context.Context) (Credential, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	values := md.Get("authorization")
 	if len(values) != 1 {
-		return "", c, status.Error(codes.Unauthenticated, "metadata must have one authorization: Bearer <dataplane token>")
+		return nil, status.Error(codes.Unauthenticated, "metadata must have one authorization: Bearer <token>")
 	}
 	raw, ok := strings.CutPrefix(values[0], "Bearer ")
 	if !ok {
-		return "", c, status.Error(codes.Unauthenticated, "authorization must be Bearer <dataplane token>")
+		return nil, status.Error(codes.Unauthenticated, "authorization must be Bearer <token>")
 	}
-	name := token.MeshOf(raw)
-	verifier := s.cfg.Verifier(name)
-	if name == "" || verifier == nil || verifier.Empty() {
-		// Without keys there is nothing to say of the token itself, but of its use.
-		if _, err := token.NewVerifier(nil, nil).Verify(raw, token.Dataplane, time.Now()); err != nil && !errors.Is(err, token.ErrUnknownKey) {
-			return "", c, status.Error(codes.Unauthenticated, err.Error())
-		}
-		return "", c, status.Errorf(codes.Unauthenticated, "mesh %.63q has no keys in zone %s: it does not exist, or has not arrived yet", name, s.cfg.Zone)
+	return s.cfg.Admitter.Authenticate(ctx, raw)
+}
+
+// admit checks what every platform bounds, and lets the platform decide.
+func (s *Server) admit(ctx context.Context, c Credential, r *agentv1.Register) (Proxy, error) {
+	invalid := func(format string, args ...any) (Proxy, error) {
+		return Proxy{}, status.Errorf(codes.InvalidArgument, format, args...)
 	}
-	c, err = verifier.Verify(raw, token.Dataplane, time.Now())
+	switch {
+	case r.Instance == "" || len(r.Instance) > maxInstance:
+		return invalid("instance must have 1 to %d bytes", maxInstance)
+	case len(r.AgentVersion) > maxVersion || len(r.EnvoyVersion) > maxVersion:
+		return invalid("versions must have at most %d bytes", maxVersion)
+	case r.Capabilities < capabilities:
+		return invalid("capabilities must be %d or more, not %d", capabilities, r.Capabilities)
+	}
+	proxy, err := s.cfg.Admitter.Admit(ctx, c, r)
 	if err != nil {
-		return "", c, status.Error(codes.Unauthenticated, err.Error())
+		return Proxy{}, err
 	}
-	if c.Zone != "" && c.Zone != s.cfg.Zone {
-		return "", c, status.Errorf(codes.PermissionDenied, "token is for zone %.63q, this is zone %s", c.Zone, s.cfg.Zone)
-	}
-	return raw, c, nil
+	proxy.Instance, proxy.AgentVersion, proxy.EnvoyVersion = r.Instance, r.AgentVersion, r.EnvoyVersion
+	proxy.NotReady = notReady(r.NotReady, probed(proxy.Probes))
+	return proxy, nil
 }
 
 func (s *Server) refuse(reason string, err error) {
@@ -233,21 +240,14 @@ func (s *Server) Close() {
 	}
 }
 
-// Recheck looks again at the tokens of connected agents. Call it when keys or
-// revocations changed. It ends the streams of tokens that were revoked, or whose
-// key was taken away while others are there. That a token expired meanwhile ends
-// nothing, and neither does a mesh without any key: absence of what says who may
-// come is no word against those who are in.
+// Recheck looks again at the credentials of connected agents, and ends the
+// streams of those that are not good any more. Call it when keys, revocations or
+// whatever else the Admitter goes by has changed.
 func (s *Server) Recheck() {
 	for _, st := range s.snapshot() {
-		verifier := s.cfg.Verifier(st.claims.Mesh)
-		if verifier == nil || verifier.Empty() {
-			continue
-		}
-		// As of when it was issued: expiry shall not hide what else is wrong.
-		if _, err := verifier.Verify(st.raw, token.Dataplane, st.claims.Issued); err != nil {
+		if err := s.cfg.Admitter.Recheck(st.credential); err != nil {
 			st.revoked.Store(true)
-			st.Close(status.Error(codes.Unauthenticated, err.Error()))
+			st.Close(err)
 		}
 	}
 }
@@ -277,48 +277,4 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		r.MustRegister(m.streams, m.refused, m.signed)
 	}
 	return m
-}
-
-// probes are the ports that the agent shall watch: every inbound that is not
-// ignored, by connecting to the application.
-func probes(d *mesh.Dataplane) []*agentv1.Probe {
-	var out []*agentv1.Probe
-	for i := range d.Networking.Inbound {
-		in := &d.Networking.Inbound[i]
-		if in.State == mesh.StateIgnored {
-			continue
-		}
-		address, port := in.Application(d.Networking.Address)
-		p := &agentv1.Probe{Inbound: in.SectionName(), Address: address, Port: port,
-			IntervalMillis: 250, TimeoutMillis: 200, UnhealthyThreshold: 1, HealthyThreshold: 1}
-		if sp := in.ServiceProbe; sp != nil {
-			p.IntervalMillis, p.TimeoutMillis = millis(sp.Interval, time.Second), millis(sp.Timeout, 500*time.Millisecond)
-			p.UnhealthyThreshold, p.HealthyThreshold = orOne(sp.UnhealthyThreshold), orOne(sp.HealthyThreshold)
-		}
-		out = append(out, p)
-	}
-	return out
-}
-
-func millis(d *mesh.Duration, def time.Duration) uint32 {
-	if d != nil {
-		def = d.Duration
-	}
-	return uint32(min(max(def, time.Millisecond), time.Hour) / time.Millisecond)
-}
-
-func orOne(n *uint32) uint32 {
-	if n == nil {
-		return 1
-	}
-	return max(1, *n)
-}
-
-// probed are the names of the inbounds that the agent watches.
-func probed(d *mesh.Dataplane) map[string]bool {
-	out := map[string]bool{}
-	for _, p := range probes(d) {
-		out[p.Inbound] = true
-	}
-	return out
 }

@@ -1,4 +1,4 @@
-package universal
+package agents_test
 
 import (
 	"bytes"
@@ -20,6 +20,7 @@ import (
 	"github.com/tombolo-mesh/tombolo/identity/token"
 	"github.com/tombolo-mesh/tombolo/mesh"
 	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
+	"github.com/tombolo-mesh/tombolo/zone/agents"
 )
 
 func TestJoin(t *testing.T) {
@@ -90,7 +91,7 @@ func TestWhoIsRefused(t *testing.T) {
 		{"two documents", good, sidecar + "---" + sidecar, codes.InvalidArgument, "2 documents"},
 		{"address is a name", good, strings.Replace(sidecar, "127.0.0.1", "localhost", 1), codes.InvalidArgument, "networking.address"},
 		{"unknown field", good, sidecar + "  colour: red\n", codes.InvalidArgument, "networking.colour"},
-		{"too large", good, sidecar + strings.Repeat("#", maxManifest), codes.InvalidArgument, "at most"},
+		{"too large", good, sidecar + strings.Repeat("#", 256<<10), codes.InvalidArgument, "at most"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -227,27 +228,27 @@ func TestJoinFails(t *testing.T) {
 }
 
 func TestBounds(t *testing.T) {
-	b := newBench(t, func(c *Config) { c.MaxStreams = 1 })
+	b := newBench(t, func(c *agents.Config) { c.MaxStreams = 1 })
 	c := b.member()
 	second := b.connect(b.sign(claims(nil)))
 	if _, err := second.stream.Recv(); status.Code(err) != codes.ResourceExhausted {
 		t.Error("one stream too many:", err)
 	}
-	c.send(sign(1, strings.Repeat("x", maxCSR+1)))
+	c.send(sign(1, strings.Repeat("x", agents.MaxCSR+1)))
 	if got := c.recv().GetSigned(); !strings.Contains(got.GetError(), "at most") {
 		t.Errorf("large csr: %v", got)
 	}
 	limited := 0
-	for i := range uint64(3 * signBurst) {
+	for i := range uint64(3 * agents.SignBurst) {
 		c.send(sign(100+i, "csr"))
 		if got := c.recv().GetSigned(); strings.Contains(got.GetError(), "too many") {
 			limited++
 		}
 	}
-	if limited < signBurst {
-		t.Errorf("of %d requests at once %d were limited", 3*signBurst, limited)
+	if limited < agents.SignBurst {
+		t.Errorf("of %d requests at once %d were limited", 3*agents.SignBurst, limited)
 	}
-	for range 10 * frameBurst {
+	for range 10 * agents.FrameBurst {
 		if err := c.stream.Send(health("main")); err != nil {
 			break
 		}
@@ -264,7 +265,7 @@ func TestBounds(t *testing.T) {
 
 func TestHeadersAreBounded(t *testing.T) {
 	b := newBench(t, nil)
-	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+strings.Repeat("x", maxHeaders))
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+strings.Repeat("x", agents.MaxHeaders))
 	stream, err := agentv1.NewAgentServiceClient(b.conn).Connect(ctx)
 	if err == nil {
 		_, err = stream.Recv()
@@ -395,33 +396,5 @@ func TestInspect(t *testing.T) {
 	}
 	if r := <-ask(t.Context()); r.err == nil {
 		t.Error("inspected an agent that is gone")
-	}
-}
-
-func TestBucket(t *testing.T) {
-	b := bucket{burst: 3, every: time.Second}
-	now := time.Unix(1000, 0)
-	took := func(n int) (got int) {
-		for range n {
-			if b.take(now) {
-				got++
-			}
-		}
-		return got
-	}
-	if got := took(5); got != 3 {
-		t.Error("burst:", got)
-	}
-	now = now.Add(2500 * time.Millisecond)
-	if got := took(5); got != 2 {
-		t.Error("after 2.5 s:", got)
-	}
-	now = now.Add(500 * time.Millisecond)
-	if got := took(5); got != 1 {
-		t.Error("after another half:", got)
-	}
-	now = now.Add(time.Hour)
-	if got := took(10); got != 3 {
-		t.Error("after an hour:", got)
 	}
 }

@@ -1,4 +1,4 @@
-package universal
+package agents_test
 
 import (
 	"context"
@@ -18,6 +18,8 @@ import (
 	"github.com/tombolo-mesh/tombolo/internal/serverca"
 	"github.com/tombolo-mesh/tombolo/mesh"
 	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
+	"github.com/tombolo-mesh/tombolo/zone/agents"
+	"github.com/tombolo-mesh/tombolo/zone/universal"
 )
 
 const sidecar = `
@@ -36,7 +38,7 @@ networking:
 // fakeProxies records what the server makes of agents.
 type fakeProxies struct {
 	mu      sync.Mutex
-	joined  []Proxy
+	joined  []agents.Proxy
 	healthy [][]string
 	drained int
 	left    []bool // clean
@@ -52,15 +54,15 @@ func newFakeProxies() *fakeProxies {
 	return p
 }
 
-func (p *fakeProxies) Join(_ context.Context, proxy Proxy) (Joined, error) {
+func (p *fakeProxies) Join(_ context.Context, proxy agents.Proxy) (agents.Joined, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.joinErr != nil {
-		return Joined{}, p.joinErr
+		return agents.Joined{}, p.joinErr
 	}
 	p.joined = append(p.joined, proxy)
 	p.events <- "join " + proxy.Resource.Key.String()
-	return Joined{NodeID: proxy.Resource.Mesh + "." + proxy.Resource.Name, NodeCluster: "web", SessionToken: "session"}, nil
+	return agents.Joined{NodeID: proxy.Resource.Mesh + "." + proxy.Resource.Name, NodeCluster: "web", SessionToken: "session"}, nil
 }
 
 func (p *fakeProxies) Health(_ mesh.Key, _ string, notReady []string) {
@@ -94,19 +96,19 @@ func (p *fakeProxies) Leave(_ mesh.Key, _ string, clean bool) {
 	}
 }
 
-func (p *fakeProxies) Sign(_ context.Context, _ mesh.Key, _ string, csr []byte) (SVID, error) {
+func (p *fakeProxies) Sign(_ context.Context, _ mesh.Key, _ string, csr []byte) (agents.SVID, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.signErr != nil {
-		return SVID{}, p.signErr
+		return agents.SVID{}, p.signErr
 	}
 	if string(csr) != "csr" {
-		return SVID{}, errors.New("other csr")
+		return agents.SVID{}, errors.New("other csr")
 	}
-	return SVID{SpiffeID: "spiffe://x/y", Chain: []byte("chain"), NotAfter: time.Unix(200, 0), RenewAt: time.Unix(100, 0)}, nil
+	return agents.SVID{SpiffeID: "spiffe://x/y", Chain: []byte("chain"), NotAfter: time.Unix(200, 0), RenewAt: time.Unix(100, 0)}, nil
 }
 
-func (p *fakeProxies) proxy(t *testing.T, i int) Proxy {
+func (p *fakeProxies) proxy(t *testing.T, i int) agents.Proxy {
 	t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -144,7 +146,7 @@ func (p *fakeProxies) quiet(t *testing.T) {
 type bench struct {
 	t       *testing.T
 	proxies *fakeProxies
-	server  *Server
+	server  *agents.Server
 	conn    *grpc.ClientConn
 	key     token.Key
 
@@ -152,7 +154,7 @@ type bench struct {
 	verifier *token.Verifier
 }
 
-func newBench(t *testing.T, change func(*Config)) *bench {
+func newBench(t *testing.T, change func(*agents.Config)) *bench {
 	t.Helper()
 	key, err := token.GenerateKey(token.KeyID(token.Dataplane, 1))
 	if err != nil {
@@ -160,18 +162,18 @@ func newBench(t *testing.T, change func(*Config)) *bench {
 	}
 	b := &bench{t: t, proxies: newFakeProxies(), key: key}
 	b.trust(token.NewVerifier([]token.PublicKey{key.Public()}, nil))
-	cfg := Config{Zone: "east", Proxies: b.proxies, XDSAddress: "127.0.0.1:1", Verifier: func(mesh string) *token.Verifier {
+	cfg := agents.Config{Zone: "east", Proxies: b.proxies, XDSAddress: "127.0.0.1:1", Admitter: universal.Admitter{Zone: "east", Verifier: func(mesh string) *token.Verifier {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if mesh != "default" {
 			return nil
 		}
 		return b.verifier
-	}}
+	}}}
 	if change != nil {
 		change(&cfg)
 	}
-	b.server = New(cfg)
+	b.server = agents.New(cfg)
 	authority, err := serverca.New(serverca.Config{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
@@ -179,7 +181,7 @@ func newBench(t *testing.T, change func(*Config)) *bench {
 	if err := authority.Load(); err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer(append(ServerOptions(), grpc.Creds(credentials.NewTLS(authority.TLS())))...)
+	server := grpc.NewServer(append(agents.ServerOptions(), grpc.Creds(credentials.NewTLS(authority.TLS())))...)
 	agentv1.RegisterAgentServiceServer(server, b.server)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -244,7 +246,7 @@ func (b *bench) connect(raw string) *client {
 
 func register(manifest string) *agentv1.Register {
 	return &agentv1.Register{Dataplane: []byte(manifest), Instance: "i-1", AgentVersion: "1", EnvoyVersion: "1.40.0", Capabilities: 1,
-		NotReady: []string{unknownHealth}}
+		NotReady: []string{"*"}}
 }
 
 func (c *client) register(r *agentv1.Register) {

@@ -1,4 +1,4 @@
-package universal
+package agents
 
 import (
 	"context"
@@ -6,7 +6,27 @@ import (
 	"time"
 
 	"github.com/tombolo-mesh/tombolo/mesh"
+	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
 )
+
+// Admitter decides who may join; each platform has one. Its errors are gRPC
+// statuses and reach the agent.
+type Admitter interface {
+	// Authenticate looks at what an agent presents as its bearer token, before
+	// anything else of it is read.
+	Authenticate(ctx context.Context, bearer string) (Credential, error)
+	// Admit says which proxy a registration is of, and that the credential is for
+	// it: Resource, Spec, Probes and Named of a Proxy. The rest is the server's.
+	Admit(ctx context.Context, c Credential, r *agentv1.Register) (Proxy, error)
+	// Recheck says why a credential that was good is not any more; nil while it
+	// is, or while nothing is known. That it expired meanwhile is no reason: who
+	// is in stays in. It must not block.
+	Recheck(c Credential) error
+}
+
+// Credential is what an Admitter knows of an agent that it authenticated. It is
+// the Admitter's own; the server only carries it.
+type Credential any
 
 // Proxies is what the zone does for agents; package zone implements it. Keys
 // are of kind Dataplane and carry the zone's name.
@@ -35,6 +55,9 @@ type Proxy struct {
 	Resource mesh.Resource
 	// Spec is it, decoded.
 	Spec *mesh.Dataplane
+	// Probes are the ports that the agent shall watch, see ProbesOf. Health is
+	// heard of these alone; none where the platform itself knows what is ready.
+	Probes []*agentv1.Probe
 	// Instance of the agent.
 	Instance string
 	// Versions for people.

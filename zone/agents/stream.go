@@ -1,4 +1,4 @@
-package universal
+package agents
 
 import (
 	"context"
@@ -13,7 +13,6 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/tombolo-mesh/tombolo/identity/token"
 	"github.com/tombolo-mesh/tombolo/mesh"
 	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
 )
@@ -36,8 +35,8 @@ const (
 type stream struct {
 	server *Server
 	rpc    agentv1.AgentService_ConnectServer
-	raw    string
-	claims token.Claims
+	// credential that it came with.
+	credential Credential
 
 	key        mesh.Key
 	instance   string
@@ -59,8 +58,8 @@ type stream struct {
 	inspections map[uint64]*inspection
 }
 
-func newStream(s *Server, rpc agentv1.AgentService_ConnectServer, raw string, c token.Claims) *stream {
-	return &stream{server: s, rpc: rpc, raw: raw, claims: c,
+func newStream(s *Server, rpc agentv1.AgentService_ConnectServer, c Credential) *stream {
+	return &stream{server: s, rpc: rpc, credential: c,
 		in: make(chan *agentv1.AgentFrame), ended: make(chan error, 1), out: make(chan *agentv1.ZoneFrame),
 		resign: make(chan struct{}, 1), kicked: make(chan error, 1), done: make(chan struct{}),
 		signs: make(chan *agentv1.SignRequest, 1), drains: make(chan struct{}, 1), inspections: map[uint64]*inspection{}}
