@@ -12,6 +12,7 @@ import (
 
 	"github.com/tombolo-mesh/tombolo/internal/golden"
 	"github.com/tombolo-mesh/tombolo/mesh"
+	"github.com/tombolo-mesh/tombolo/mesh/meshtest"
 )
 
 // Each file has manifests; wanted are every problem, and the resources without one.
@@ -92,6 +93,7 @@ func TestComputeLabels(t *testing.T) {
 		for _, m := range manifests {
 			r := m.Resource
 			r.Zone = r.Labels[mesh.LabelZone]
+			meshtest.Namespaced(&r)
 			for _, p := range m.Problems {
 				t.Errorf("%s: %s: %s", r.Key, p.Field, p.Reason)
 			}

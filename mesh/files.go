@@ -60,11 +60,16 @@ func ValidateManifests(name string, data []byte) []FileProblem {
 		m := &manifests[i]
 		key := m.Resource.Key
 		m.Resource.Zone = offlineZone(m)
+		if ns := namespaceOf(&m.Resource); ns != "" && m.Form == FormKubernetes {
+			m.Resource.Name = NamespacedName(m.Resource.Name, ns)
+		}
+		same := key
+		same.Name = NamespacedName(key.Name, m.Resource.Labels[LabelNamespace])
 		problems := m.Validate()
-		if first, dup := seen[key]; dup && key.Name != "" {
+		if first, dup := seen[same]; dup && key.Name != "" {
 			problems.Addf("", "is the same resource as document %d", first)
 		} else {
-			seen[key] = m.Document
+			seen[same] = m.Document
 		}
 		if m.Decoded != nil && len(problems) == 0 {
 			env := EnvUniversal

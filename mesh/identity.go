@@ -22,7 +22,8 @@ type IdentitySelector struct {
 type SpiffeIDTemplate struct {
 	// TrustDomain, default "{{ .Mesh }}.{{ .Zone }}.mesh.local".
 	TrustDomain string `json:"trustDomain,omitempty"`
-	// Path, default "/workload/{{ .Workload }}" (universal).
+	// Path, default "/ns/{{ .Namespace }}/sa/{{ .ServiceAccount }}" for pods of
+	// Kubernetes zones and "/workload/{{ .Workload }}" for everything else.
 	Path string `json:"path,omitempty"`
 }
 

@@ -20,14 +20,14 @@ const (
 	LabelNamespace   = "k8s." + LabelPrefix + "namespace"
 )
 
-// CanonicalLabel maps a label key of a user's manifest to its canonical form:
-// keys under "kuma.io/" and "k8s.kuma.io/" mean the same as ours.
+// CanonicalLabel maps the key of a label or annotation of a user's manifest to
+// its canonical form: keys under "kuma.io/", "k8s.kuma.io/" and
+// "traffic.kuma.io/" mean the same as ours.
 func CanonicalLabel(key string) string {
-	if rest, ok := strings.CutPrefix(key, "kuma.io/"); ok {
-		return LabelPrefix + rest
-	}
-	if rest, ok := strings.CutPrefix(key, "k8s.kuma.io/"); ok {
-		return "k8s." + LabelPrefix + rest
+	for _, part := range []string{"", "k8s.", "traffic."} {
+		if rest, ok := strings.CutPrefix(key, part+"kuma.io/"); ok {
+			return part + LabelPrefix + rest
+		}
 	}
 	return key
 }

@@ -28,10 +28,10 @@ func ValidateResource(r Resource, spec Spec) Problems {
 	} else if r.Mesh != "" {
 		out.Addf("mesh", "must be absent: a %s is not part of a mesh", k.Name)
 	}
-	if k.DNSLabel {
-		out.add("name", CheckDNSLabel(r.Name))
-	} else {
-		out.add("name", CheckName(r.Name))
+	reason := checkResourceName(k, &r)
+	out.add("name", reason)
+	if reason == "" {
+		out.add("name", checkServerName(&r))
 	}
 	out.labelPairs("labels", r.Labels)
 	out.In("", reservedLabels(k, &r))
@@ -84,7 +84,7 @@ func reservedLabels(k Kind, r *Resource) Problems {
 
 // computed are the labels that follow from the key.
 func computed(k Kind, r *Resource) map[string]string {
-	out := map[string]string{LabelDisplayName: r.Name, LabelOrigin: OriginGlobal}
+	out := map[string]string{LabelDisplayName: ObjectName(r), LabelOrigin: OriginGlobal}
 	if k.Scope == ScopeMesh {
 		out[LabelMesh] = r.Mesh
 	}
@@ -108,8 +108,9 @@ func ComputeLabels(r Resource, spec Spec, env string) (map[string]string, Proble
 		problems.Addf("type", "unknown kind %q; known are %s", abridge(string(r.Kind)), kindNames())
 		return out, problems
 	}
-	maps.Copy(out, computed(k, &r))
 	out[LabelEnv] = env
+	r.Labels = out
+	maps.Copy(out, computed(k, &r))
 	if policy, ok := spec.(Policy); ok && k.Policy != nil {
 		role, reason := roleOf(policy, out[LabelNamespace], env)
 		problems.add("spec.to", reason)

@@ -29,7 +29,6 @@ const (
 
 var (
 	factLabelName = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$`)
-	factName      = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
 )
 
 // NormalizeFact returns the resource as its owner must publish it: the key and
@@ -117,11 +116,10 @@ func checkClaims(zone string, spec Spec, trustDomains []string, ps *Problems) {
 }
 
 func checkFactKey(k Kind, r Resource, ps *Problems) {
-	switch {
-	case k.DNSLabel && !factLabelName.MatchString(r.Name):
-		ps.Addf("name", "%q must be an RFC 1035 label: at most 63 of a-z, 0-9 and '-', starting with a letter", clipFact(r.Name))
-	case !factName.MatchString(r.Name):
-		ps.Addf("name", "%q must have 1 to %d of a-z, 0-9, '-' and '.'", clipFact(r.Name), maxFactText)
+	reason := checkResourceName(k, &r)
+	ps.add("name", reason)
+	if reason == "" {
+		ps.add("name", checkServerName(&r))
 	}
 	if k.Scope == ScopeMesh && !factLabelName.MatchString(r.Mesh) {
 		ps.Addf("mesh", "%q must be an RFC 1035 label", clipFact(r.Mesh))
@@ -136,6 +134,13 @@ func checkFactKey(k Kind, r Resource, ps *Problems) {
 	for _, key := range slices.Sorted(maps.Keys(r.Labels)) {
 		if key == "" || len(key) > maxFactText || len(r.Labels[key]) > maxFactText || strings.ContainsRune(key+r.Labels[key], 0) {
 			ps.Addf("labels", "key and value of %q must have at most %d octets and no NUL", clipFact(key), maxFactText)
+		}
+	}
+	// What selects by name or mesh trusts these labels.
+	want := computed(k, &r)
+	for _, key := range []string{LabelDisplayName, LabelMesh} {
+		if have, ok := r.Labels[key]; ok && have != want[key] {
+			ps.Addf(labelPath("labels", key), "must be %q or absent, not %q", want[key], clipFact(have))
 		}
 	}
 }

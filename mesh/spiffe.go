@@ -171,7 +171,7 @@ func (s *MeshIdentity) trustDomain(who IdentitySubject) (spiffeid.TrustDomain, P
 func (s *MeshIdentity) render(who IdentitySubject) (spiffeid.ID, Problems) {
 	td, problems := s.trustDomain(who)
 	text := DefaultPathUniversal
-	if who.Labels[LabelNamespace] != "" {
+	if who.Labels[LabelEnv] == EnvKubernetes {
 		text = DefaultPathKubernetes
 	}
 	if s.SpiffeID != nil && s.SpiffeID.Path != "" {

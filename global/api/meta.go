@@ -137,7 +137,11 @@ func (s *Server) kri(w http.ResponseWriter, r *request) error {
 		if k.AdminOnly && !r.admin() {
 			return problem(http.StatusForbidden, "only group %s may read a %s", GroupAdmin, k.Name)
 		}
-		return s.show(w, r, mesh.Key{Kind: k.Name, Mesh: parts[2], Zone: parts[3], Name: parts[5]})
+		name := parts[5]
+		if parts[3] != "" { // at global a namespace is not part of the name
+			name = mesh.NamespacedName(name, parts[4])
+		}
+		return s.show(w, r, mesh.Key{Kind: k.Name, Mesh: parts[2], Zone: parts[3], Name: name})
 	}
 	return invalidField(http.StatusBadRequest, "kri", "unknown kind %q; known are %s", clip(parts[1]), shortKinds())
 }

@@ -85,7 +85,8 @@ func (c *Class) unsupported(format string, args ...any) {
 // the Workload, or the one Dataplane of a class of its own.
 func (c *Class) Owner(zone string) mesh.Key {
 	if c.Name != "" {
-		return mesh.Key{Kind: mesh.KindDataplane, Mesh: c.Mesh, Zone: zone, Name: c.Name}
+		name := mesh.NamespacedName(c.Name, c.Labels[mesh.LabelNamespace])
+		return mesh.Key{Kind: mesh.KindDataplane, Mesh: c.Mesh, Zone: zone, Name: name}
 	}
 	return mesh.Key{Kind: mesh.KindWorkload, Mesh: c.Mesh, Zone: zone, Name: or(c.Labels[mesh.LabelWorkload], c.ID)}
 }

@@ -28,7 +28,9 @@ func destinationName(k mesh.Key, port uint32) string {
 	if k.Kind == mesh.KindMeshMultiZoneService {
 		short = "mzsvc"
 	}
-	return mesh.KRI(short, k.Mesh, k.Zone, "", k.Name, number(port))
+	// Names of services are labels: what follows a dot is the namespace.
+	name, namespace, _ := strings.Cut(k.Name, ".")
+	return mesh.KRI(short, k.Mesh, k.Zone, namespace, name, number(port))
 }
 
 func portsOf(o *Object) []mesh.ServicePort {

@@ -220,7 +220,7 @@ func embedded() Docs {
 		"SpiffeIDMatch.Type":                       "Exact or Prefix.",
 		"SpiffeIDMatch.Value":                      "Value, for example \"spiffe://default.east.mesh.local/workload/web\".",
 		"SpiffeIDTemplate":                         "SpiffeIDTemplate has Go templates with .Mesh .Zone .Workload .Namespace\n.ServiceAccount and label \"x\".",
-		"SpiffeIDTemplate.Path":                    "Path, default \"/workload/{{ .Workload }}\" (universal).",
+		"SpiffeIDTemplate.Path":                    "Path, default \"/ns/{{ .Namespace }}/sa/{{ .ServiceAccount }}\" for pods of\nKubernetes zones and \"/workload/{{ .Workload }}\" for everything else.",
 		"SpiffeIDTemplate.TrustDomain":             "TrustDomain, default \"{{ .Mesh }}.{{ .Zone }}.mesh.local\".",
 		"TCPRouteConf":                             "Mergeable: nil inherits.",
 		"TCPRouteConf.BackendRefs":                 "BackendRefs with weights; absent means the destination itself.",
