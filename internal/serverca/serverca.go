@@ -2,19 +2,13 @@ package serverca
 
 import (
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -108,16 +102,16 @@ func (a *Authority) Load() error {
 	if err := os.MkdirAll(a.cfg.Dir, 0o700); err != nil {
 		return fmt.Errorf("make directory: %w", err)
 	}
-	ca, key, err := a.authority()
+	ca, err := a.authority()
 	if err != nil {
 		return err
 	}
 	pair, err := tls.LoadX509KeyPair(a.path(certFile), a.path(keyFile))
-	if err == nil && a.good(pair.Leaf, ca) {
+	if err == nil && a.good(pair.Leaf, ca.Cert) {
 		a.served.Store(&pair)
 		return nil
 	}
-	return a.issue(ca, key)
+	return a.issue(ca)
 }
 
 // CAPEM is the certificate that clients must trust: the authority's, or the
@@ -191,140 +185,73 @@ func (a *Authority) reload() error {
 
 // authority loads the CA or makes it. A half-made one (a key without its
 // certificate) is an error, never silently replaced: clients trust the old one.
-func (a *Authority) authority() (*x509.Certificate, crypto.Signer, error) {
+func (a *Authority) authority() (Pair, error) {
 	certPEM, certErr := os.ReadFile(a.path(CAFile))
-	_, keyErr := os.Stat(a.path(caKey))
 	if errors.Is(certErr, fs.ErrNotExist) {
 		// The certificate is written last, so without it the key has served nobody.
 		return a.makeAuthority()
 	}
 	if certErr != nil {
-		return nil, nil, fmt.Errorf("read authority: %w", certErr)
+		return Pair{}, fmt.Errorf("read authority: %w", certErr)
 	}
-	if keyErr != nil {
-		return nil, nil, fmt.Errorf("read authority's key: %w", keyErr)
-	}
-	pair, err := tls.LoadX509KeyPair(a.path(CAFile), a.path(caKey))
+	keyPEM, err := os.ReadFile(a.path(caKey))
 	if err != nil {
-		return nil, nil, fmt.Errorf("load authority: %w", err)
+		return Pair{}, fmt.Errorf("read authority's key: %w", err)
 	}
-	signer, ok := pair.PrivateKey.(crypto.Signer)
-	if !ok || !pair.Leaf.IsCA {
-		return nil, nil, fmt.Errorf("%s is not a certificate authority", a.path(CAFile))
+	ca, err := ParsePair(certPEM, keyPEM)
+	if err != nil {
+		return Pair{}, fmt.Errorf("load authority: %w", err)
+	}
+	if !ca.Cert.IsCA {
+		return Pair{}, fmt.Errorf("%s is not a certificate authority", a.path(CAFile))
 	}
 	a.caPEM = certPEM
-	return pair.Leaf, signer, nil
+	return ca, nil
 }
 
-func (a *Authority) makeAuthority() (*x509.Certificate, crypto.Signer, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+func (a *Authority) makeAuthority() (Pair, error) {
+	ca, err := NewAuthority(a.cfg.CommonName, a.cfg.Now())
 	if err != nil {
-		return nil, nil, fmt.Errorf("make authority's key: %w", err)
+		return Pair{}, err
 	}
-	now := a.cfg.Now()
-	tmpl := &x509.Certificate{
-		SerialNumber: serial(), Subject: pkix.Name{CommonName: a.cfg.CommonName + " server CA"},
-		NotBefore: now.Add(-skew), NotAfter: now.Add(caLife),
-		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true,
-		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
+	if err := writeFile(a.path(caKey), ca.KeyPEM, 0o600); err != nil {
+		return Pair{}, err
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
-	if err != nil {
-		return nil, nil, fmt.Errorf("sign authority: %w", err)
+	if err := writeFile(a.path(CAFile), ca.CertPEM, 0o644); err != nil {
+		return Pair{}, err
 	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, nil, fmt.Errorf("parse authority: %w", err)
-	}
-	if err := writeKey(a.path(caKey), key); err != nil {
-		return nil, nil, err
-	}
-	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	if err := writeFile(a.path(CAFile), certPEM, 0o644); err != nil {
-		return nil, nil, err
-	}
-	a.caPEM = certPEM
+	a.caPEM = ca.CertPEM
 	a.cfg.Logger.Info("server authority created", "file", a.path(CAFile))
-	return cert, key, nil
+	return ca, nil
 }
 
-func (a *Authority) issue(ca *x509.Certificate, caKey crypto.Signer) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+func (a *Authority) issue(ca Pair) error {
+	leaf, err := ca.Issue(a.cfg.CommonName, a.names, a.cfg.Now())
 	if err != nil {
-		return fmt.Errorf("make server key: %w", err)
-	}
-	now := a.cfg.Now()
-	tmpl := &x509.Certificate{
-		SerialNumber: serial(), Subject: pkix.Name{CommonName: a.cfg.CommonName},
-		NotBefore: now.Add(-skew), NotAfter: now.Add(leafLife),
-		KeyUsage:    x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	if tmpl.NotAfter.After(ca.NotAfter) {
-		tmpl.NotAfter = ca.NotAfter
-	}
-	for _, n := range a.names {
-		if ip := net.ParseIP(n); ip != nil {
-			tmpl.IPAddresses = append(tmpl.IPAddresses, ip)
-		} else {
-			tmpl.DNSNames = append(tmpl.DNSNames, n)
-		}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca, key.Public(), caKey)
-	if err != nil {
-		return fmt.Errorf("sign server certificate: %w", err)
-	}
-	if err := writeKey(a.path(keyFile), key); err != nil {
 		return err
 	}
-	if err := writeFile(a.path(certFile), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644); err != nil {
+	if err := writeFile(a.path(keyFile), leaf.KeyPEM, 0o600); err != nil {
 		return err
 	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		return fmt.Errorf("parse server certificate: %w", err)
+	if err := writeFile(a.path(certFile), leaf.CertPEM, 0o644); err != nil {
+		return err
 	}
-	a.served.Store(&tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf})
-	a.cfg.Logger.Info("server certificate issued", "names", a.names, "expires", leaf.NotAfter)
+	a.served.Store(leaf.TLS())
+	a.cfg.Logger.Info("server certificate issued", "names", a.names, "expires", leaf.Cert.NotAfter)
 	return nil
 }
 
 // good says whether a certificate on disk can be served on.
 func (a *Authority) good(leaf, ca *x509.Certificate) bool {
-	if a.due(leaf) || leaf.CheckSignatureFrom(ca) != nil {
-		return false
-	}
-	have := slices.Clone(leaf.DNSNames)
-	for _, ip := range leaf.IPAddresses {
-		have = append(have, ip.String())
-	}
-	slices.Sort(have)
-	return slices.Equal(have, a.names)
+	return !a.due(leaf) && leaf.CheckSignatureFrom(ca) == nil && slices.Equal(Pair{Cert: leaf}.Names(), a.names)
 }
 
 // due at two thirds of its life.
 func (a *Authority) due(leaf *x509.Certificate) bool {
-	life := leaf.NotAfter.Sub(leaf.NotBefore)
-	now := a.cfg.Now()
-	return now.Before(leaf.NotBefore) || now.After(leaf.NotBefore.Add(life*2/3))
+	return Pair{Cert: leaf}.Past(2.0/3, a.cfg.Now())
 }
 
 func (a *Authority) path(name string) string { return filepath.Join(a.cfg.Dir, name) }
-
-func serial() *big.Int {
-	b := make([]byte, 16)
-	_, _ = rand.Read(b) // never fails, see crypto/rand
-	b[0] &= 0x7f
-	return new(big.Int).SetBytes(b)
-}
-
-func writeKey(path string, key *ecdsa.PrivateKey) error {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return fmt.Errorf("marshal key: %w", err)
-	}
-	return writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
-}
 
 // writeFile replaces a file as a whole or not at all.
 func writeFile(path string, data []byte, mode fs.FileMode) error {
