@@ -58,7 +58,7 @@ type publisher interface {
 // engineConfig of an engine.
 type engineConfig struct {
 	zone                string
-	disk                *disk.File
+	disk                disk.Store
 	delta               publisher
 	lease, grace, doubt time.Duration
 	// linked reports whether global is connected; nil is never.

@@ -231,7 +231,7 @@ type parts struct {
 	registry *prometheus.Registry
 }
 
-func (z *Zone) assemble(file *disk.File) (*parts, error) {
+func (z *Zone) assemble(file disk.Store) (*parts, error) {
 	p := &parts{registry: z.registry}
 	var err error
 	p.xds = delta.New(delta.Config{

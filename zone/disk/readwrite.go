@@ -107,7 +107,7 @@ func (f *File) load(tx *bolt.Tx, s *State) error {
 
 func loadResources(b *bolt.Bucket, out *[]mesh.Resource) error {
 	return b.ForEach(func(k, v []byte) error {
-		r, err := decodeResource(v)
+		r, err := UnmarshalResource(v)
 		if err != nil {
 			return fmt.Errorf("%w: resource %q: %w", ErrDamaged, k, err)
 		}
@@ -212,7 +212,7 @@ func writeResources(b *bolt.Bucket, put []mesh.Resource, del []mesh.Key) error {
 		}
 	}
 	for _, r := range put {
-		text, err := encodeResource(r)
+		text, err := MarshalResource(r)
 		if err != nil {
 			return fmt.Errorf("%s: %w", r.Key, err)
 		}
@@ -231,11 +231,13 @@ func authorityPlace(meshName, trustDomain string) string {
 	return "authority/" + meshName + "/" + trustDomain
 }
 
-func encodeResource(r mesh.Resource) ([]byte, error) {
+// MarshalResource is the form in which a resource is kept: as it travels.
+func MarshalResource(r mesh.Resource) ([]byte, error) {
 	return proto.MarshalOptions{Deterministic: true}.Marshal(zonesync.FromResource(r))
 }
 
-func decodeResource(text []byte) (mesh.Resource, error) {
+// UnmarshalResource is the reverse of MarshalResource.
+func UnmarshalResource(text []byte) (mesh.Resource, error) {
 	var m zonesyncv1.Resource
 	if err := proto.Unmarshal(text, &m); err != nil {
 		return mesh.Resource{}, err
@@ -244,7 +246,7 @@ func decodeResource(text []byte) (mesh.Resource, error) {
 }
 
 func encodeProxy(p Proxy) ([]byte, error) {
-	r, err := encodeResource(p.Resource)
+	r, err := MarshalResource(p.Resource)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p.Resource.Key, err)
 	}
@@ -257,7 +259,7 @@ func decodeProxy(text []byte) (Proxy, error) {
 	if err := json.Unmarshal(text, &rec); err != nil {
 		return Proxy{}, err
 	}
-	r, err := decodeResource(rec.Resource)
+	r, err := UnmarshalResource(rec.Resource)
 	if err != nil {
 		return Proxy{}, err
 	}

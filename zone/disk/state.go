@@ -91,3 +91,11 @@ func (u *Update) Empty() bool {
 		len(u.PutResources)+len(u.DeleteResources)+len(u.PutKept)+len(u.DeleteKept)+len(u.PutProxies)+len(u.DeleteProxies)+
 			len(u.PutAuthorities)+len(u.Counters)+len(u.Permissions)+len(u.SessionKey) == 0
 }
+
+// Store keeps the state of a zone: a File, or what a platform offers instead.
+type Store interface {
+	// Load reads everything.
+	Load() (*State, error)
+	// Commit writes an update. When it returns an error nothing of it is in force.
+	Commit(u Update) error
+}
