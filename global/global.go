@@ -215,7 +215,7 @@ func (g *Global) openInner(ctx context.Context) (store.Store, error) {
 }
 
 // bootstrap makes what a new store needs: keys of tokens, the administrator's
-// token and the mesh "default".
+// token, the mesh "default" and the generators of hostnames.
 func (g *Global) bootstrap(ctx context.Context, tokens *access.Tokens) error {
 	var with []store.Op
 	if !g.cfg.NoDefaultMesh {
@@ -223,6 +223,9 @@ func (g *Global) bootstrap(ctx context.Context, tokens *access.Tokens) error {
 		if with, err = defaultMesh(); err != nil {
 			return err
 		}
+	}
+	for _, r := range mesh.DefaultHostnameGenerators() {
+		with = append(with, store.Op{Resource: r, IfRevision: new(mesh.Revision)})
 	}
 	file := filepath.Join(g.cfg.DataDir, AdminTokenFile)
 	wrote := false

@@ -9,6 +9,7 @@ const (
 	KindMeshService           KindName = "MeshService"
 	KindMeshMultiZoneService  KindName = "MeshMultiZoneService"
 	KindMeshZoneAddress       KindName = "MeshZoneAddress"
+	KindHostnameGenerator     KindName = "HostnameGenerator"
 	KindMeshIdentity          KindName = "MeshIdentity"
 	KindMeshTrust             KindName = "MeshTrust"
 	KindSecret                KindName = "Secret"
@@ -38,6 +39,8 @@ func Kinds() []Kind {
 			Summary: "one name for the MeshServices of several zones; local first, failover to the others"}),
 		define[MeshZoneAddress](Kind{Name: KindMeshZoneAddress, Short: "mza", Scope: ScopeMesh, Flow: ZoneToGlobal | AcrossZones,
 			Summary: "where other zones reach a mesh's ingress of this zone"}),
+		define[HostnameGenerator](Kind{Name: KindHostnameGenerator, Short: "hg", Flow: GlobalToZones | ZoneToGlobal,
+			Summary: "hostnames for services, by a template"}),
 		define[MeshIdentity](Kind{Name: KindMeshIdentity, Short: "mid", Scope: ScopeMesh, Flow: GlobalToZones, DNSLabel: true,
 			Summary: "who gets which SPIFFE ID, and from which authority"}),
 		define[MeshTrust](Kind{Name: KindMeshTrust, Short: "mtrust", Scope: ScopeMesh, Flow: GlobalToZones | ZoneToGlobal | AcrossZones, DNSLabel: true,

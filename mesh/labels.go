@@ -18,6 +18,12 @@ const (
 	LabelIngress     = LabelPrefix + "listener-zoneingress"
 	LabelEgress      = LabelPrefix + "listener-zoneegress"
 	LabelNamespace   = "k8s." + LabelPrefix + "namespace"
+	// Labels of a MeshService of Kubernetes: the Service it stands for, whether that
+	// is headless ("true", then it is of one pod, or "false"), and the pod of a
+	// StatefulSet.
+	LabelServiceName = "k8s." + LabelPrefix + "service-name"
+	LabelHeadless    = "k8s." + LabelPrefix + "is-headless-service"
+	LabelStatefulPod = "statefulset.kubernetes.io/pod-name"
 )
 
 // CanonicalLabel maps the key of a label or annotation of a user's manifest to

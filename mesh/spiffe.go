@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"text/template/parse"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -19,7 +18,6 @@ const (
 	DefaultPathKubernetes = "/ns/{{ .Namespace }}/sa/{{ .ServiceAccount }}"
 	DefaultLeafLife       = 24 * time.Hour
 	ProviderBundled       = "Bundled"
-	maxTemplate           = 1024
 	maxSpiffeID           = 2048
 	maxTrustDomain        = 253
 	labelKubeServiceAcc   = "k8s." + LabelPrefix + "service-account"
@@ -217,75 +215,13 @@ func parseTrustDomain(name string) (spiffeid.TrustDomain, error) {
 	return td, nil
 }
 
-// expand fills a template of MeshIdentity. Only {{ .Field }} and
-// {{ label "key" }} exist: nothing that loops, so that any text is cheap.
+// expand fills a template of MeshIdentity.
 func expand(text string, who IdentitySubject) (string, error) {
-	if len(text) > maxTemplate {
-		return "", fmt.Errorf("has %d octets; a template has at most %d", len(text), maxTemplate)
-	}
-	trees, err := parse.Parse("template", text, "", "", map[string]any{"label": true})
+	t, err := parseIdentityTemplate(text)
 	if err != nil {
-		return "", fmt.Errorf("is no template: %s", strings.TrimPrefix(err.Error(), "template: template:"))
+		return "", err
 	}
-	var b strings.Builder
-	tree := trees["template"]
-	if tree == nil || tree.Root == nil || len(trees) > 1 {
-		return "", fmt.Errorf("is no template: only text, {{ .Field }} and {{ label \"key\" }} are allowed")
-	}
-	for _, node := range tree.Root.Nodes {
-		if t, ok := node.(*parse.TextNode); ok {
-			b.Write(t.Text)
-			continue
-		}
-		value, err := evaluate(node, who)
-		if err != nil {
-			return "", err
-		}
-		if strings.Contains(value, "/") {
-			return "", fmt.Errorf("%s is %q; a value must not contain '/'", node, value)
-		}
-		b.WriteString(value)
-		if b.Len() > 2*maxSpiffeID {
-			return "", fmt.Errorf("yields more than %d octets", 2*maxSpiffeID)
-		}
-	}
-	return b.String(), nil
-}
-
-// templateLabels are the labels that a template asks for.
-func templateLabels(text string) []string {
-	if len(text) > maxTemplate {
-		return nil
-	}
-	trees, err := parse.Parse("template", text, "", "", map[string]any{"label": true})
-	if err != nil || trees["template"] == nil || trees["template"].Root == nil {
-		return nil
-	}
-	var out []string
-	for _, node := range trees["template"].Root.Nodes {
-		if action, ok := node.(*parse.ActionNode); ok && len(action.Pipe.Cmds) == 1 {
-			if args := action.Pipe.Cmds[0].Args; len(args) == 2 && args[1].Type() == parse.NodeString {
-				out = append(out, args[1].(*parse.StringNode).Text)
-			}
-		}
-	}
-	return out
-}
-
-func evaluate(node parse.Node, who IdentitySubject) (string, error) {
-	unsupported := fmt.Errorf("%s: only {{ .Mesh }}, .Zone, .Workload, .Namespace, .ServiceAccount and {{ label \"key\" }} are allowed", node)
-	action, ok := node.(*parse.ActionNode)
-	if !ok || len(action.Pipe.Decl) > 0 || len(action.Pipe.Cmds) != 1 {
-		return "", unsupported
-	}
-	switch args := action.Pipe.Cmds[0].Args; {
-	case len(args) == 1 && args[0].Type() == parse.NodeField:
-		return field(args[0].(*parse.FieldNode), who, unsupported)
-	case len(args) == 2 && args[0].Type() == parse.NodeIdentifier && args[1].Type() == parse.NodeString:
-		key := args[1].(*parse.StringNode).Text
-		if args[0].(*parse.IdentifierNode).Ident != "label" {
-			return "", unsupported
-		}
+	label := func(key string) (string, error) {
 		value, ok := who.Labels[CanonicalLabel(key)]
 		if !ok && CanonicalLabel(key) == LabelDisplayName && who.Name != "" {
 			value, ok = who.Name, true
@@ -295,15 +231,26 @@ func evaluate(node parse.Node, who IdentitySubject) (string, error) {
 		}
 		return value, nil
 	}
-	return "", unsupported
+	return t.expand(who.field, label, 2*maxSpiffeID)
 }
 
-func field(n *parse.FieldNode, who IdentitySubject, unsupported error) (string, error) {
-	if len(n.Ident) != 1 {
-		return "", unsupported
+func parseIdentityTemplate(text string) (*template, error) {
+	return parseTemplate(text, "Mesh", "Zone", "Workload", "Namespace", "ServiceAccount")
+}
+
+// templateLabels are the labels that a template asks for.
+func templateLabels(text string) []string {
+	t, err := parseIdentityTemplate(text)
+	if err != nil {
+		return nil
 	}
+	return t.labels()
+}
+
+// field is what a template names by {{ .Field }}.
+func (who IdentitySubject) field(name string) (string, error) {
 	var value, label string
-	switch n.Ident[0] {
+	switch name {
 	case "Mesh":
 		value = who.Mesh
 	case "Zone":
@@ -314,17 +261,15 @@ func field(n *parse.FieldNode, who IdentitySubject, unsupported error) (string, 
 		label = LabelNamespace
 	case "ServiceAccount":
 		label = labelKubeServiceAcc
-	default:
-		return "", unsupported
 	}
 	if label != "" {
 		value = who.Labels[label]
 	}
 	if value == "" {
 		if label == "" {
-			return "", fmt.Errorf("uses .%s, which is not known", n.Ident[0])
+			return "", fmt.Errorf("uses .%s, which is not known", name)
 		}
-		return "", fmt.Errorf("uses .%s, but the proxy has no label %s", n.Ident[0], label)
+		return "", fmt.Errorf("uses .%s, but the proxy has no label %s", name, label)
 	}
 	return value, nil
 }
