@@ -80,7 +80,8 @@ type Inbound struct {
 	// Port where the proxy listens, and which callers address.
 	Port uint32 `json:"port"`
 	// ServiceAddress where the application listens; default networking.address
-	// if the ports differ, else 127.0.0.1.
+	// if the ports differ, else 127.0.0.1. With transparentProxying the default is
+	// the inbound's own address, as if there were no proxy.
 	ServiceAddress string `json:"serviceAddress,omitempty"`
 	// ServicePort where the application listens; default Port.
 	ServicePort uint32 `json:"servicePort,omitempty"`

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"net/netip"
 	"strconv"
 	"time"
@@ -11,6 +12,7 @@ const (
 	maxInbounds      = 256
 	maxOutbounds     = 1024
 	maxListeners     = 16
+	maxReachable     = 1024
 	minProbeInterval = 50 * time.Millisecond
 	maxThreshold     = 1000
 )
@@ -31,7 +33,7 @@ func (n *Networking) problems() Problems {
 	names, bound := claims{}, claims{}
 	for i := range n.Inbound {
 		in, at := &n.Inbound[i], indexPath("inbound", i)
-		out.In(at, in.problems(n.Address))
+		out.In(at, in.problems(n))
 		names.take(&out, at+".name", in.SectionName(), "a name is used once")
 		bound.take(&out, at+".port", addrPort(or(in.Address, n.Address), in.Port), "an address is bound once")
 	}
@@ -55,10 +57,89 @@ func (n *Networking) problems() Problems {
 	if n.Admin != nil {
 		out.portOrNone("admin.port", n.Admin.Port)
 	}
+	if n.TransparentProxying != nil {
+		out.In("transparentProxying", n.TransparentProxying.problems())
+		out.In("", n.redirectProblems())
+	}
 	return out
 }
 
-func (in *Inbound) problems(address string) Problems {
+func (t *TransparentProxying) problems() Problems {
+	var out Problems
+	out.portOrNone("redirectPortInbound", t.RedirectPortInbound)
+	out.portOrNone("redirectPortOutbound", t.RedirectPortOutbound)
+	if t.InboundPort() == t.OutboundPort() {
+		out.Addf("redirectPortOutbound", "must not be %d, which is where inbound connections arrive", t.OutboundPort())
+	}
+	out.oneOfOrNone("ipFamilyMode", t.IPFamilyMode, FamilyDualStack, FamilyIPv4)
+	if r := t.ReachableBackends; r != nil {
+		out.count("reachableBackends.refs", len(r.Refs), 0, maxReachable)
+		for i := range r.Refs {
+			out.In(indexPath("reachableBackends.refs", i), r.Refs[i].problems())
+		}
+	}
+	return out
+}
+
+func (r *ReachableBackend) problems() Problems {
+	var out Problems
+	out.oneOf("kind", string(r.Kind), string(KindMeshService), string(KindMeshMultiZoneService))
+	if r.Name == "" && r.Namespace == "" && len(r.Labels) == 0 {
+		out.Addf("labels", "are required, or a name: an empty selection would mean every service")
+	}
+	out.labelPairs("labels", r.Labels)
+	if r.Name != "" {
+		out.add("name", CheckName(r.Name))
+	}
+	out.label("namespace", r.Namespace)
+	for _, k := range sortedKeys(r.Labels) {
+		switch c := CanonicalLabel(k); {
+		case c == LabelDisplayName && r.Name != "":
+			out.Addf("name", "must be absent where labels say %s", k)
+		case c == LabelNamespace && r.Namespace != "":
+			out.Addf("namespace", "must be absent where labels say %s", k)
+		}
+	}
+	out.portOrNone("port", r.Port)
+	return out
+}
+
+// redirectProblems are those of ports that redirected traffic needs for itself.
+func (n *Networking) redirectProblems() Problems {
+	var out Problems
+	if len(n.Listeners) > 0 {
+		out.Addf("transparentProxying", "must be absent beside listeners: a zone proxy has no application whose traffic could be redirected")
+	}
+	t, ports := n.TransparentProxying, claims{}
+	taken := func(field string, port uint32) {
+		if port != 0 && (port == t.InboundPort() || port == t.OutboundPort()) {
+			out.Addf(field, "must not be %d, where redirected connections arrive", port)
+		}
+	}
+	for i := range n.Inbound {
+		at := indexPath("inbound", i) + ".port"
+		taken(at, n.Inbound[i].Port)
+		if n.Inbound[i].Port != 0 {
+			ports.take(&out, at, strconv.FormatUint(uint64(n.Inbound[i].Port), 10), "redirected connections are told apart by port alone")
+		}
+	}
+	for i := range n.Outbound {
+		taken(indexPath("outbound", i)+".port", n.Outbound[i].Port)
+	}
+	return out
+}
+
+// InboundPort is where redirected inbound connections arrive.
+func (t *TransparentProxying) InboundPort() uint32 {
+	return cmp.Or(t.RedirectPortInbound, DefaultRedirectInbound)
+}
+
+// OutboundPort is where redirected outbound connections arrive.
+func (t *TransparentProxying) OutboundPort() uint32 {
+	return cmp.Or(t.RedirectPortOutbound, DefaultRedirectOutbound)
+}
+
+func (in *Inbound) problems(n *Networking) Problems {
 	var out Problems
 	out.label("name", in.Name)
 	out.ipOrNone("address", in.Address)
@@ -67,7 +148,8 @@ func (in *Inbound) problems(address string) Problems {
 	out.portOrNone("servicePort", in.ServicePort)
 	out.oneOfOrNone("protocol", in.Protocol, protocols()...)
 	out.oneOfOrNone("state", in.State, StateReady, StateNotReady, StateIgnored)
-	if in.Port != 0 && addrPort(or(in.Address, address), in.Port) == addrPort(in.Application(address)) {
+	// Redirected connections arrive elsewhere, so that both may have one address.
+	if in.Port != 0 && n.TransparentProxying == nil && addrPort(or(in.Address, n.Address), in.Port) == addrPort(n.Application(in)) {
 		out.Addf("serviceAddress", "with servicePort it is where the proxy itself listens; the application must listen elsewhere")
 	}
 	if p := in.ServiceProbe; p != nil {
@@ -88,9 +170,8 @@ func (in *Inbound) problems(address string) Problems {
 // SectionName is how the inbound is named by targetRef.sectionName: its name, or its port.
 func (in *Inbound) SectionName() string { return or(in.Name, strconv.FormatUint(uint64(in.Port), 10)) }
 
-// Application is where the application behind the inbound listens, given
-// networking.address.
-func (in *Inbound) Application(address string) (string, uint32) {
+// Application is where the application behind one of the inbounds listens.
+func (n *Networking) Application(in *Inbound) (string, uint32) {
 	port := in.ServicePort
 	if port == 0 {
 		port = in.Port
@@ -98,8 +179,10 @@ func (in *Inbound) Application(address string) (string, uint32) {
 	switch {
 	case in.ServiceAddress != "":
 		return in.ServiceAddress, port
+	case n.TransparentProxying != nil:
+		return or(in.Address, n.Address), port
 	case port != in.Port:
-		return address, port
+		return n.Address, port
 	}
 	return DefaultOutboundAddress, port
 }

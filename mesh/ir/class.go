@@ -48,7 +48,7 @@ func (c *Class) sidecar(in *Instance, net mesh.Networking) {
 		if i.State == mesh.StateIgnored {
 			continue
 		}
-		class, instance := inboundOf(i, net.Address)
+		class, instance := inboundOf(&i, &net)
 		c.Inbounds = append(c.Inbounds, class)
 		in.Inbounds = append(in.Inbounds, instance)
 	}
@@ -57,6 +57,7 @@ func (c *Class) sidecar(in *Instance, net mesh.Networking) {
 		o.BackendRef.Labels = canonicalOrNil(o.BackendRef.Labels)
 		c.Outbounds = append(c.Outbounds, o)
 	}
+	c.Transparent = transparentOf(net.TransparentProxying)
 }
 
 func (c *Class) zoneProxy(in *Instance, net mesh.Networking) {
@@ -142,10 +143,10 @@ func NamedProxies(r Reader, meshName string) map[string]bool {
 	return names
 }
 
-func inboundOf(i mesh.Inbound, address string) (ClassInbound, InstanceInbound) {
-	app, port := i.Application(address)
+func inboundOf(i *mesh.Inbound, net *mesh.Networking) (ClassInbound, InstanceInbound) {
+	app, port := net.Application(i)
 	return ClassInbound{Name: i.SectionName(), Port: i.Port, ServicePort: port, Protocol: protocolOf(i.Protocol)},
-		InstanceInbound{Address: or(i.Address, address), ServiceAddress: app}
+		InstanceInbound{Address: or(i.Address, net.Address), ServiceAddress: app}
 }
 
 // id digests everything that is not the id: "web-3f9a2c41d07e".

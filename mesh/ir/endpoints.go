@@ -107,7 +107,7 @@ func localHosts(r Reader, m member) []Host {
 			continue
 		}
 		for _, in := range spec.Networking.Inbound {
-			class, instance := inboundOf(in, spec.Networking.Address)
+			class, instance := inboundOf(&in, &spec.Networking)
 			if !isTarget(m.port, class) || !ready(in, class.Name, status) {
 				continue
 			}

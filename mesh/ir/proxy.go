@@ -52,11 +52,23 @@ type Class struct {
 	Inbounds []ClassInbound
 	// Outbounds as authored.
 	Outbounds []mesh.Outbound
+	// Transparent is set where the kernel redirects the application's traffic.
+	Transparent *Transparent `json:",omitempty"`
 	// Listeners of a zone ingress, without addresses and state.
 	Listeners []mesh.Listener
 	// Unsupported says what else the Dataplanes ask for, which is left out: the
 	// path and the reason. It becomes problems.
 	Unsupported []string
+}
+
+// Transparent is how redirected traffic arrives, with defaults filled in.
+type Transparent struct {
+	// InboundPort and OutboundPort are where redirected connections arrive.
+	InboundPort, OutboundPort uint32
+	// IPv4Only: the other family is not redirected, and may not even exist.
+	IPv4Only bool
+	// Reachable limits the services that can be called; nil means all of the mesh.
+	Reachable *[]mesh.ReachableBackend
 }
 
 // ClassInbound is an inbound without its addresses.
@@ -94,8 +106,12 @@ type Proxy struct {
 	HasIdentity bool
 	// Inbounds of a sidecar, parallel to Class.Inbounds.
 	Inbounds []Inbound
-	// Outbounds of a sidecar, sorted by address and port.
+	// Outbounds of a sidecar, sorted by address and port. Those of one name have
+	// the same routes and backends.
 	Outbounds []Outbound
+	// Passthrough: redirected connections to addresses of no outbound go where
+	// they wanted to, as they are; otherwise they are closed.
+	Passthrough bool
 	// Destinations that outbounds refer to, by name, sorted.
 	Destinations []Destination
 	// Gateways (ingresses of other zones) that destinations refer to, sorted by name.
@@ -178,6 +194,9 @@ type Outbound struct {
 	// Address and Port to listen on.
 	Address string
 	Port    uint32
+	// Redirected: nothing listens at the address; the kernel redirects
+	// connections to it.
+	Redirected bool
 	// Protocol of the backend's port.
 	Protocol Protocol
 	// Routes of HTTP protocols in matching order; the last one matches everything.

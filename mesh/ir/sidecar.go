@@ -9,9 +9,10 @@ import (
 	"github.com/tombolo-mesh/tombolo/mesh"
 )
 
-// Compile says what a class of sidecars must do. Without an identity that is
-// nothing: no inbounds and no outbounds, since there is no plain text in the
-// mesh. Classes of ingresses are compiled by package ingress.
+// Compile says what a class of sidecars must do. Without an identity there are no
+// inbounds and no outbounds, since there is no plain text in the mesh; redirected
+// calls to its services are closed. Classes of ingresses are compiled by package
+// ingress.
 func Compile(r Reader, c *Class) *Proxy {
 	b := newCompiler(r, c)
 	b.proxy.Trust = b.trust()
@@ -20,6 +21,12 @@ func Compile(r Reader, c *Class) *Proxy {
 		b.inbounds()
 		b.outbounds()
 	}
+	if c.Transparent != nil {
+		b.transparent()
+	}
+	slices.SortFunc(b.proxy.Outbounds, func(x, y Outbound) int {
+		return cmp.Or(cmp.Compare(x.Address, y.Address), cmp.Compare(x.Port, y.Port))
+	})
 	return b.finish()
 }
 
@@ -154,9 +161,6 @@ func (b *compiler) outbounds() {
 		seen[listen] = true
 		b.proxy.Outbounds = append(b.proxy.Outbounds, b.outbound(i, o))
 	}
-	slices.SortFunc(b.proxy.Outbounds, func(x, y Outbound) int {
-		return cmp.Or(cmp.Compare(x.Address, y.Address), cmp.Compare(x.Port, y.Port))
-	})
 }
 
 func (b *compiler) outbound(i int, o mesh.Outbound) Outbound {
@@ -169,16 +173,21 @@ func (b *compiler) outbound(i int, o mesh.Outbound) Outbound {
 		out.Timeouts = outboundTimeouts(nil)
 		return out
 	}
+	b.lead(&out, target)
+	return out
+}
+
+// lead makes an outbound one to a backend.
+func (b *compiler) lead(out *Outbound, target *backend) {
 	dest := destinationOf(target)
 	out.Name, out.Protocol = target.name(), target.protocol()
 	out.Confs = b.confsOf(target)
 	out.Timeouts = outboundTimeouts(out.Confs)
 	if out.Protocol.IsHTTP() {
 		out.Routes = b.routes(target, dest, out.Confs)
-		return out
+		return
 	}
 	out.Backends, out.Source = b.tcpBackends(target, dest)
-	return out
 }
 
 // destinationOf is a service's port as `to` items see it.

@@ -20,6 +20,16 @@ func (p *Proxy) Text() string {
 		role = "ingress"
 	}
 	w.line(0, "%s %s, mesh %s, zone %s, identity %t", role, p.Class.ID, p.Class.Mesh, p.Zone, p.HasIdentity)
+	if t := p.Class.Transparent; t != nil {
+		families, rest := "both families", "is closed"
+		if t.IPv4Only {
+			families = "IPv4"
+		}
+		if p.Passthrough {
+			rest = "passes through"
+		}
+		w.line(0, "redirected: inbound to %d, outbound to %d, %s; what is no outbound's %s", t.InboundPort, t.OutboundPort, families, rest)
+	}
 	for i := range p.Inbounds {
 		w.inbound(&p.Inbounds[i])
 	}
@@ -97,7 +107,11 @@ func (w *writer) inbound(in *Inbound) {
 }
 
 func (w *writer) outbound(o *Outbound) {
-	w.line(0, "outbound %s:%d %s: %s", o.Address, o.Port, o.Protocol, o.Name)
+	what := "outbound"
+	if o.Redirected {
+		what = "redirected outbound"
+	}
+	w.line(0, "%s %s %s: %s", what, net.JoinHostPort(o.Address, number(o.Port)), o.Protocol, o.Name)
 	w.timeouts(1, "timeouts", o.Timeouts)
 	w.confs(1, o.Confs)
 	w.backends(1, o.Backends, o.Source)

@@ -18,7 +18,7 @@ func ProbesOf(d *mesh.Dataplane) []*agentv1.Probe {
 		if in.State == mesh.StateIgnored {
 			continue
 		}
-		address, port := in.Application(d.Networking.Address)
+		address, port := d.Networking.Application(in)
 		p := &agentv1.Probe{Inbound: in.SectionName(), Address: address, Port: port,
 			IntervalMillis: 250, TimeoutMillis: 200, UnhealthyThreshold: 1, HealthyThreshold: 1}
 		if sp := in.ServiceProbe; sp != nil {

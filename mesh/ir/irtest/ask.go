@@ -27,11 +27,19 @@ type Compiler struct {
 //	class MESH NAME      the class and the instance
 //	reads MESH NAME      what the compile reads
 //	counter NAME N       sets a counter first
+//	addresses KIND MESH NAME.ZONE IP,IP  gives a service addresses first; a
+//	                     service of no zone is NAME alone
 func Answer(w *World, compile Compiler, lines string) (string, error) {
 	var out strings.Builder
 	for _, line := range strings.Split(lines, "\n") {
 		f := strings.Fields(line)
 		if len(f) == 0 || strings.HasPrefix(f[0], "#") {
+			continue
+		}
+		if f[0] == "addresses" {
+			if err := setAddresses(w, f[1:]); err != nil {
+				return "", fmt.Errorf("%q: %w", line, err)
+			}
 			continue
 		}
 		if len(f) != 3 {
@@ -52,6 +60,22 @@ func Answer(w *World, compile Compiler, lines string) (string, error) {
 		fmt.Fprintf(&out, "> %s\n%s", strings.Join(f, " "), text)
 	}
 	return out.String(), nil
+}
+
+func setAddresses(w *World, f []string) error {
+	if len(f) != 4 {
+		return fmt.Errorf("must be addresses KIND MESH NAME.ZONE IP,IP")
+	}
+	key := mesh.Key{Kind: mesh.KindName(f[0]), Mesh: f[1]}
+	key.Name = f[2]
+	if i := strings.LastIndexByte(f[2], '.'); i >= 0 {
+		key.Name, key.Zone = f[2][:i], f[2][i+1:]
+	}
+	if _, ok := w.objects[key]; !ok {
+		return fmt.Errorf("no %s", key)
+	}
+	w.SetAddresses(key, strings.Split(f[3], ",")...)
+	return nil
 }
 
 func answer(w *World, compile Compiler, what, meshName, name string) (string, error) {
@@ -88,6 +112,13 @@ func classText(c *ir.Class, i *ir.Instance) string {
 	}
 	for _, o := range c.Outbounds {
 		fmt.Fprintf(&out, "  outbound %s:%d to %s\n", o.Address, o.Port, backendText(o.BackendRef))
+	}
+	if t := c.Transparent; t != nil {
+		fmt.Fprintf(&out, "  redirected %d %d IPv4Only=%t", t.InboundPort, t.OutboundPort, t.IPv4Only)
+		if t.Reachable != nil {
+			fmt.Fprintf(&out, " reachable=%v", *t.Reachable)
+		}
+		out.WriteByte('\n')
 	}
 	for n, l := range c.Listeners {
 		fmt.Fprintf(&out, "  listener %s %s %s:%d\n", l.Name, l.Type, i.Listeners[n], l.Port)
