@@ -88,7 +88,7 @@ func embedded() Docs {
 		"Inbound.Name":                             "Name of the port, an RFC 1035 label; default is the number.",
 		"Inbound.Port":                             "Port where the proxy listens, and which callers address.",
 		"Inbound.Protocol":                         "Tcp (default), http, http2 or grpc.",
-		"Inbound.ServiceAddress":                   "ServiceAddress where the application listens; default networking.address\nif the ports differ, else 127.0.0.1.",
+		"Inbound.ServiceAddress":                   "ServiceAddress where the application listens; default networking.address\nif the ports differ, else 127.0.0.1. With transparentProxying the default is\nthe inbound's own address, as if there were no proxy.",
 		"Inbound.ServicePort":                      "ServicePort where the application listens; default Port.",
 		"Inbound.ServiceProbe":                     "ServiceProbe asks the agent to watch the application's port. By default\nit does, with a TCP connect.",
 		"Inbound.State":                            "Ready (default), NotReady or Ignored.",
