@@ -32,9 +32,10 @@ type Host struct {
 	// IP address.
 	IP string
 
-	ns   netns.NsHandle
-	net  *Net
-	work chan func() // runs on a thread of the namespace, for ever
+	ns      netns.NsHandle
+	outside *Host       // where the other end of its cable is
+	cable   string      // the name of that end
+	work    chan func() // runs on a thread of the namespace, for ever
 }
 
 // NewNet makes the router and forwards nothing yet.
@@ -82,20 +83,34 @@ func (n *Net) AddHost(zone, name string, number int) (*Host, error) {
 	if !ok {
 		return nil, fmt.Errorf("no zone %s", zone)
 	}
-	h, err := newHost(name)
+	ip := fmt.Sprintf("%s.%d", prefix, number)
+	h, err := n.router.Attach("br-"+zone, name, "v"+ip[len("10.77."):], ip+"/24", prefix+".1")
 	if err != nil {
 		return nil, err
 	}
-	h.net, h.Zone, h.IP = n, zone, fmt.Sprintf("%s.%d", prefix, number)
-	err = n.router.do(func() error {
-		bridge, err := netlink.LinkByName("br-" + zone)
+	h.Zone = zone
+	return h, nil
+}
+
+// Attach makes a host and connects it to a bridge in this one's namespace by a
+// cable of that name (at most 15 characters, free in the namespace). The address
+// has its prefix's length; the gateway becomes the default route.
+func (h *Host) Attach(bridge, name, cable, address, gateway string) (*Host, error) {
+	made, err := newHost(name)
+	if err != nil {
+		return nil, err
+	}
+	made.outside, made.cable = h, cable
+	made.IP, _, _ = strings.Cut(address, "/")
+	err = h.do(func() error {
+		master, err := netlink.LinkByName(bridge)
 		if err != nil {
 			return err
 		}
 		veth := &netlink.Veth{
-			LinkAttrs:     netlink.LinkAttrs{Name: h.link(), MasterIndex: bridge.Attrs().Index},
+			LinkAttrs:     netlink.LinkAttrs{Name: cable, MasterIndex: master.Attrs().Index},
 			PeerName:      "eth0",
-			PeerNamespace: netlink.NsFd(h.ns),
+			PeerNamespace: netlink.NsFd(made.ns),
 		}
 		if err := netlink.LinkAdd(veth); err != nil {
 			return fmt.Errorf("connect host %s: %w", name, err)
@@ -105,23 +120,50 @@ func (n *Net) AddHost(zone, name string, number int) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	return h, h.do(func() error {
+	return made, made.do(func() error {
 		eth, err := netlink.LinkByName("eth0")
 		if err != nil {
 			return err
 		}
-		address, err := netlink.ParseAddr(h.IP + "/24")
+		addr, err := netlink.ParseAddr(address)
 		if err != nil {
 			return err
 		}
-		if err := netlink.AddrAdd(eth, address); err != nil {
+		if err := netlink.AddrAdd(eth, addr); err != nil {
 			return err
 		}
 		if err := netlink.LinkSetUp(eth); err != nil {
 			return err
 		}
-		return netlink.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Gw: net.ParseIP(prefix + ".1")})
+		return netlink.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Gw: net.ParseIP(gateway)})
 	})
+}
+
+// Enter is a host that is there already: the network namespace of a name, as `ip
+// netns` lists them, or with none the one of this process.
+func Enter(name string) (*Host, error) {
+	h := &Host{Name: name, work: make(chan func())}
+	entered := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		var err error
+		if name == "" {
+			h.ns, err = netns.Get()
+		} else if h.ns, err = netns.GetFromName(name); err == nil {
+			err = netns.Set(h.ns)
+		}
+		entered <- err
+		if err != nil {
+			return
+		}
+		for f := range h.work {
+			f()
+		}
+	}()
+	if err := <-entered; err != nil {
+		return nil, fmt.Errorf("enter the network namespace %q: %w", name, err)
+	}
+	return h, nil
 }
 
 // Open lets other zones reach a host.
@@ -185,17 +227,14 @@ func (h *Host) Unplug() error { return h.setLink(netlink.LinkSetDown) }
 func (h *Host) Plug() error { return h.setLink(netlink.LinkSetUp) }
 
 func (h *Host) setLink(set func(netlink.Link) error) error {
-	return h.net.router.do(func() error {
-		link, err := netlink.LinkByName(h.link())
+	return h.outside.do(func() error {
+		link, err := netlink.LinkByName(h.cable)
 		if err != nil {
 			return err
 		}
 		return set(link)
 	})
 }
-
-// link is the router's end of the host's cable.
-func (h *Host) link() string { return "v" + h.IP[len("10.77."):] }
 
 // Dial opens a connection from this host; the address must be numeric.
 func (h *Host) Dial(ctx context.Context, network, address string) (net.Conn, error) {

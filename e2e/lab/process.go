@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -127,7 +128,12 @@ func setSysctl(name, value string) error {
 // Run runs a program on the host to its end and returns its standard output; of
 // one that fails, all that it printed.
 func (h *Host) Run(env []string, stdin, program string, args ...string) (string, error) {
-	cmd := exec.Command(program, args...)
+	return h.RunContext(context.Background(), env, stdin, program, args...)
+}
+
+// RunContext is Run for as long as the context lasts.
+func (h *Host) RunContext(ctx context.Context, env []string, stdin, program string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var out, errs strings.Builder

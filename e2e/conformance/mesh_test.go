@@ -1,0 +1,61 @@
+package conformance
+
+import (
+	"os"
+	"testing"
+
+	v1 "sigs.k8s.io/gateway-api/conformance/apis/v1"
+
+	"sigs.k8s.io/gateway-api/conformance"
+	"sigs.k8s.io/gateway-api/conformance/utils/suite"
+	"sigs.k8s.io/gateway-api/pkg/features"
+)
+
+// supported are the features beyond the core of the profiles that are claimed:
+// their tests must pass.
+func supported() []features.FeatureName {
+	return []features.FeatureName{
+		features.SupportMesh,
+		features.SupportHTTPRoute,
+		features.SupportGRPCRoute,
+		features.SupportReferenceGrant,
+		features.SupportMeshClusterIPMatching,
+		features.SupportMeshConsumerRoute,
+		features.SupportMeshHTTPRouteRewritePath,
+		features.SupportMeshHTTPRouteSchemeRedirect,
+		features.SupportMeshHTTPRouteRedirectPort,
+		features.SupportMeshHTTPRouteRedirectPath,
+		features.SupportHTTPRouteResponseHeaderModification,
+		features.SupportHTTPRouteParentRefPort,
+		features.SupportHTTPRoute303RedirectStatusCode,
+		features.SupportHTTPRoute307RedirectStatusCode,
+		features.SupportHTTPRoute308RedirectStatusCode,
+		features.SupportMeshHTTPRouteQueryParamMatching,
+		features.SupportMeshHTTPRouteBackendRequestHeaderModification,
+		features.SupportMeshHTTPRouteNamedRouteRule,
+	}
+}
+
+// exempt are the features that are not claimed, each with the reason in its line.
+// The report lists them.
+func exempt() []features.FeatureName {
+	return nil
+}
+
+// TestMesh runs the profiles MESH-HTTP and MESH-GRPC against the cluster of
+// KUBECONFIG. The flags of the conformance tests work, -run-test for one.
+func TestMesh(t *testing.T) {
+	if os.Getenv("KUBECONFIG") == "" {
+		t.Skip("KUBECONFIG names no cluster: run.sh does it")
+	}
+	o := conformance.DefaultOptions(t)
+	o.SupportedFeatures = supported()
+	o.ExemptFeatures = exempt()
+	o.ConformanceProfiles = []suite.ConformanceProfileName{suite.MeshHTTPConformanceProfileName, suite.MeshGRPCConformanceProfileName}
+	o.NamespaceLabels = map[string]string{"tombolo.io/sidecar-injection": "enabled"}
+	o.Implementation = v1.Implementation{
+		Organization: "tombolo-mesh", Project: "tombolo", URL: "https://github.com/tombolo-mesh/tombolo",
+		Version: os.Getenv("TOMBOLO_VERSION"), Contact: []string{"https://github.com/tombolo-mesh/tombolo/issues"},
+	}
+	conformance.RunConformanceWithOptions(t, o)
+}
