@@ -34,13 +34,13 @@ lint: ## gofmt, vet, staticcheck
 audit: ## known vulnerabilities (needs the network's vulnerability database)
 	$(GO) run golang.org/x/vuln/cmd/govulncheck@latest ./...
 
-generate: ## everything that is derived: protobuf, schemas, reference pages
+generate: ## everything that is derived: protobuf, schemas, reference pages, CRDs
 	$(GO) run ./internal/protogen .
 	$(GO) run ./internal/gen
 
 verify: generate ## fail when something derived is stale
-	@stale=$$(git status --porcelain -- proto mesh/schema docs/reference); test -z "$$stale" || \
-	  { echo "$$stale"; git diff -- proto mesh/schema docs/reference; echo "stale, or not committed: make generate"; exit 1; }
+	@stale=$$(git status --porcelain -- proto mesh/schema docs/reference deploy/crds); test -z "$$stale" || \
+	  { echo "$$stale"; git diff -- proto mesh/schema docs/reference deploy/crds; echo "stale, or not committed: make generate"; exit 1; }
 	$(GO) mod verify
 
 bench: build ## the budgets of docs/bench.md, measured here

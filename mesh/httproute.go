@@ -39,7 +39,7 @@ type HTTPMatch struct {
 	// Path of the request.
 	Path *PathMatch `json:"path,omitempty"`
 	// Method: CONNECT, DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT or TRACE.
-	Method *string `json:"method,omitempty"`
+	Method *string `json:"method,omitempty" enum:"CONNECT,DELETE,GET,HEAD,OPTIONS,PATCH,POST,PUT,TRACE"`
 	// Headers that must all match.
 	Headers []HeaderMatch `json:"headers,omitempty"`
 	// QueryParams that must all match.
@@ -49,7 +49,7 @@ type HTTPMatch struct {
 // PathMatch matches the path.
 type PathMatch struct {
 	// Type is Exact, PathPrefix or RegularExpression (RE2, whole path).
-	Type string `json:"type"`
+	Type string `json:"type" enum:"Exact,PathPrefix,RegularExpression"`
 	// Value to match.
 	Value string `json:"value"`
 }
@@ -57,7 +57,7 @@ type PathMatch struct {
 // HeaderMatch matches one header.
 type HeaderMatch struct {
 	// Type is Exact (default), Present, RegularExpression, Absent or Prefix.
-	Type string `json:"type,omitempty"`
+	Type string `json:"type,omitempty" enum:"Exact,Present,RegularExpression,Absent,Prefix"`
 	// Name, lower case.
 	Name string `json:"name"`
 	// Value; empty for Present and Absent.
@@ -67,7 +67,7 @@ type HeaderMatch struct {
 // QueryMatch matches one query parameter.
 type QueryMatch struct {
 	// Type is Exact or RegularExpression.
-	Type string `json:"type"`
+	Type string `json:"type" enum:"Exact,RegularExpression"`
 	// Name of the parameter.
 	Name string `json:"name"`
 	// Value to match.
@@ -77,7 +77,7 @@ type QueryMatch struct {
 // HTTPFilter is one filter; exactly the field of its type is set.
 type HTTPFilter struct {
 	// Type is RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, URLRewrite or RequestMirror.
-	Type string `json:"type"`
+	Type string `json:"type" enum:"RequestHeaderModifier,ResponseHeaderModifier,RequestRedirect,URLRewrite,RequestMirror"`
 	// RequestHeaderModifier changes request headers.
 	RequestHeaderModifier *HeaderModifier `json:"requestHeaderModifier,omitempty"`
 	// ResponseHeaderModifier changes response headers.
@@ -111,7 +111,7 @@ type HeaderValue struct {
 // PathRewrite replaces a path or the matched prefix.
 type PathRewrite struct {
 	// Type is ReplaceFullPath or ReplacePrefixMatch.
-	Type string `json:"type"`
+	Type string `json:"type" enum:"ReplaceFullPath,ReplacePrefixMatch"`
 	// ReplaceFullPath is the new path.
 	ReplaceFullPath *string `json:"replaceFullPath,omitempty"`
 	// ReplacePrefixMatch is the new prefix; needs a PathPrefix match.
@@ -121,7 +121,7 @@ type PathRewrite struct {
 // RequestRedirect answers with a redirect.
 type RequestRedirect struct {
 	// Scheme is http or https.
-	Scheme *string `json:"scheme,omitempty"`
+	Scheme *string `json:"scheme,omitempty" enum:"http,https"`
 	// Hostname, at most 253 octets.
 	Hostname *string `json:"hostname,omitempty"`
 	// Port 1-65535.

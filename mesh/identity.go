@@ -30,7 +30,7 @@ type SpiffeIDTemplate struct {
 // IdentityProvider says who signs.
 type IdentityProvider struct {
 	// Type is Bundled; Spire and Extension are refused for now.
-	Type string `json:"type"`
+	Type string `json:"type" enum:"Bundled"`
 	// Bundled is the authority in the zone's control plane.
 	Bundled *BundledProvider `json:"bundled,omitempty"`
 }
@@ -38,7 +38,7 @@ type IdentityProvider struct {
 // BundledProvider is the authority that each zone keeps.
 type BundledProvider struct {
 	// MeshTrustCreation is Enabled (default) or Disabled.
-	MeshTrustCreation string `json:"meshTrustCreation,omitempty"`
+	MeshTrustCreation string `json:"meshTrustCreation,omitempty" enum:"Enabled,Disabled"`
 	// InsecureAllowSelfSigned is accepted for compatibility.
 	InsecureAllowSelfSigned *bool `json:"insecureAllowSelfSigned,omitempty"`
 	// CertificateParameters of the leaves.
@@ -70,7 +70,7 @@ type MeshTrust struct {
 // CABundle is one set of authorities.
 type CABundle struct {
 	// Type is Pem.
-	Type string `json:"type"`
+	Type string `json:"type" enum:"Pem"`
 	// PEM certificates.
 	PEM PEMBundle `json:"pem"`
 }

@@ -45,6 +45,19 @@ type PolicyShape struct {
 	Matches bool
 }
 
+// Cluster says how a kind appears in a Kubernetes cluster, as a resource of
+// group tombolo.io.
+type Cluster uint8
+
+const (
+	// NotInCluster kinds have no CustomResourceDefinition.
+	NotInCluster Cluster = iota
+	// MirroredInCluster kinds can be read there; they are written at global.
+	MirroredInCluster
+	// AuthoredInCluster kinds can be written there too.
+	AuthoredInCluster
+)
+
 // Kind declares one kind. It is a value in the literal list returned by Kinds;
 // REST paths, CLI nouns, storage, sync direction and reference pages follow.
 type Kind struct {
@@ -64,6 +77,11 @@ type Kind struct {
 	DNSLabel bool
 	// AdminOnly kinds (Secret) are readable by administrators only.
 	AdminOnly bool
+	// Cluster says how it appears in a Kubernetes zone.
+	Cluster Cluster
+	// SystemOnly kinds are the operator's: in a Kubernetes zone they are written
+	// in the system namespace alone.
+	SystemOnly bool
 	// Policy is nil for kinds that are not policies.
 	Policy *PolicyShape
 	// Summary is one line for help texts and reference pages.
@@ -74,6 +92,10 @@ type Kind struct {
 
 // New returns a fresh zero spec of the kind.
 func (k Kind) New() Spec { return k.new() }
+
+// ClusterScoped reports whether the kind lies outside of namespaces in a cluster.
+// Those of the operator that are not part of a mesh lie in the system namespace.
+func (k Kind) ClusterScoped() bool { return k.Scope == ScopeGlobal && !k.SystemOnly }
 
 // Plural is the REST path segment and CLI noun, for example "meshtimeouts".
 func (k Kind) Plural() string {

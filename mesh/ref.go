@@ -15,7 +15,7 @@ type TargetRef struct {
 // BackendRef names where traffic goes.
 type BackendRef struct {
 	// Kind is MeshService or MeshMultiZoneService.
-	Kind KindName `json:"kind"`
+	Kind KindName `json:"kind" enum:"MeshService,MeshMultiZoneService"`
 	// Name is the display name; allowed in a Dataplane's outbounds only, where
 	// it is short for the label display-name and means the caller's own zone.
 	Name string `json:"name,omitempty"`
@@ -40,7 +40,7 @@ type Match struct {
 // SpiffeIDMatch matches the caller's SPIFFE ID.
 type SpiffeIDMatch struct {
 	// Type is Exact or Prefix.
-	Type string `json:"type"`
+	Type string `json:"type" enum:"Exact,Prefix"`
 	// Value, for example "spiffe://default.east.mesh.local/workload/web".
 	Value string `json:"value"`
 }
@@ -48,7 +48,7 @@ type SpiffeIDMatch struct {
 // SNIMatch matches the TLS server name.
 type SNIMatch struct {
 	// Type is Exact.
-	Type string `json:"type"`
+	Type string `json:"type" enum:"Exact"`
 	// Value is the whole server name.
 	Value string `json:"value"`
 }

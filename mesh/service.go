@@ -9,7 +9,7 @@ type MeshService struct {
 	// Identities that the proxies behind it prove; written by the zone.
 	Identities []ServiceIdentity `json:"identities,omitempty"`
 	// State is Available or Unavailable; written by the zone.
-	State string `json:"state,omitempty"`
+	State string `json:"state,omitempty" enum:"Available,Unavailable"`
 }
 
 // ServiceSelector selects by labels or one by name.
@@ -41,13 +41,13 @@ type ServicePort struct {
 	// TargetPort is the inbound behind it, by number or name; default Port.
 	TargetPort *IntOrString `json:"targetPort,omitempty"`
 	// AppProtocol is tcp (default), http, http2 or grpc.
-	AppProtocol string `json:"appProtocol,omitempty"`
+	AppProtocol string `json:"appProtocol,omitempty" enum:"tcp,http,http2,grpc"`
 }
 
 // ServiceIdentity is an identity that the proxies of a service prove.
 type ServiceIdentity struct {
 	// Type is SpiffeID.
-	Type string `json:"type"`
+	Type string `json:"type" enum:"SpiffeID"`
 	// Value, for example "spiffe://default.west.mesh.local/workload/backend".
 	Value string `json:"value"`
 }

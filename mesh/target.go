@@ -7,7 +7,7 @@ import (
 
 // Bounds of lists in policies.
 const (
-	maxItems    = 256  // to[] and rules[]
+	MaxItems    = 256  // to[] and rules[]
 	maxMatches  = 256  // matches[] of a rule
 	maxPermits  = 1024 // entries of one list of a MeshTrafficPermission
 	maxBackends = 64
@@ -29,15 +29,15 @@ func policyProblems(kind KindName, p Policy) Problems {
 	case len(rules) == 0 && len(to) == 0 && shape.Rules && shape.To:
 		out.Addf("", "must have rules (inbound) or to (outbound)")
 	case len(rules) == 0 && shape.Rules && !shape.To:
-		out.Addf("rules", "is required; 1 to %d items are allowed", maxItems)
+		out.Addf("rules", "is required; 1 to %d items are allowed", MaxItems)
 	case len(to) == 0 && shape.To && !shape.Rules:
-		out.Addf("to", "is required; 1 to %d items are allowed", maxItems)
+		out.Addf("to", "is required; 1 to %d items are allowed", MaxItems)
 	}
 	if len(rules) > 0 && len(to) > 0 {
 		out.Addf("to", "must be absent where rules are given: one policy is inbound (rules) or outbound (to)")
 	}
-	out.count("rules", len(rules), 0, maxItems)
-	out.count("to", len(to), 0, maxItems)
+	out.count("rules", len(rules), 0, MaxItems)
+	out.count("to", len(to), 0, MaxItems)
 	for i, item := range rules {
 		at := indexPath("rules", i) + ".matches"
 		out.count(at, len(item.Matches), 0, maxMatches)

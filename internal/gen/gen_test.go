@@ -25,13 +25,15 @@ func TestGeneratedFilesAreFresh(t *testing.T) {
 			t.Errorf("%s is stale; run make generate (-file +derived):\n%s", name, diff)
 		}
 	}
-	pages, err := filepath.Glob(filepath.Join(root, "docs/reference/*.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range pages {
-		if _, ok := files["docs/reference/"+filepath.Base(p)]; !ok {
-			t.Errorf("%s is of no kind; remove it", p)
+	for _, pattern := range []string{"docs/reference/*.md", "deploy/crds/*.yaml"} {
+		pages, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range pages {
+			if _, ok := files[filepath.Dir(pattern)+"/"+filepath.Base(p)]; !ok {
+				t.Errorf("%s is of no kind; remove it", p)
+			}
 		}
 	}
 }

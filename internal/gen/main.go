@@ -1,5 +1,6 @@
 // Command gen writes what is derived from the kinds of package mesh: the doc
-// comments that mesh/schema carries, and the reference pages. In flows the Go
+// comments that mesh/schema carries, the reference pages, and the
+// CustomResourceDefinitions. In flows the Go
 // source of the module it is run in, out flow files below it.
 package main
 
@@ -70,6 +71,12 @@ func derive(root string) (map[string][]byte, error) {
 			return nil, err
 		}
 		out["docs/reference/"+schema.PageName(k)] = page
+		if k.Cluster == mesh.NotInCluster {
+			continue
+		}
+		if out["deploy/crds/"+schema.CRDName(k)], err = schema.CRD(k, docs); err != nil {
+			return nil, err
+		}
 	}
 	return out, nil
 }

@@ -86,6 +86,9 @@ func (b *builder) structure(t reflect.Type) Object {
 	properties, required := Object{}, []string{}
 	for _, f := range fields(t) {
 		p := b.of(f.goType)
+		if f.enum != nil {
+			p["enum"] = f.enum
+		}
 		if doc := b.docs[t.Name()+"."+f.goName]; doc != "" {
 			p["description"] = doc
 		}
@@ -107,6 +110,7 @@ type field struct {
 	name, goName string
 	goType       reflect.Type
 	required     bool
+	enum         []string
 }
 
 // fields are those of a struct that have a JSON name, in order.
@@ -118,7 +122,11 @@ func fields(t reflect.Type) []field {
 		if !f.IsExported() || name == "" || name == "-" {
 			continue
 		}
-		out = append(out, field{name: name, goName: f.Name, goType: f.Type, required: options == ""})
+		one := field{name: name, goName: f.Name, goType: f.Type, required: options == ""}
+		if words := f.Tag.Get("enum"); words != "" {
+			one.enum = strings.Split(words, ",")
+		}
+		out = append(out, one)
 	}
 	return out
 }
