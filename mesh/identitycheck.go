@@ -53,7 +53,7 @@ func (s *MeshIdentity) sampleProblems() Problems {
 	}
 	long := strings.Repeat("x", MaxLabelLength)
 	who := IdentitySubject{Mesh: long, Zone: long, Name: long, Labels: map[string]string{
-		LabelWorkload: long, LabelNamespace: long, labelKubeServiceAcc: long, LabelDisplayName: long,
+		LabelWorkload: long, LabelNamespace: long, LabelServiceAccount: long, LabelDisplayName: long,
 	}}
 	for _, text := range []string{s.SpiffeID.TrustDomain, s.SpiffeID.Path} {
 		for _, key := range templateLabels(text) {

@@ -26,6 +26,24 @@ const (
 	LabelStatefulPod = "statefulset.kubernetes.io/pod-name"
 )
 
+// Labels of what a Kubernetes zone owns.
+const (
+	// LabelServiceAccount of a pod.
+	LabelServiceAccount = "k8s." + LabelPrefix + "service-account"
+)
+
+// InstanceLabel reports whether a label of pods says which replica one is, or of
+// which roll-out, and not what it does: replicas do not share it.
+func InstanceLabel(key string) bool {
+	switch key {
+	case LabelStatefulPod, "apps.kubernetes.io/pod-index", "controller-revision-hash", "pod-template-hash", "pod-template-generation",
+		"batch.kubernetes.io/job-completion-index", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name",
+		"controller-uid", "job-name", "kubernetes.io/hostname":
+		return true
+	}
+	return false
+}
+
 // CanonicalLabel maps the key of a label or annotation of a user's manifest to
 // its canonical form: keys under "kuma.io/", "k8s.kuma.io/" and
 // "traffic.kuma.io/" mean the same as ours.

@@ -20,7 +20,6 @@ const (
 	ProviderBundled       = "Bundled"
 	maxSpiffeID           = 2048
 	maxTrustDomain        = 253
-	labelKubeServiceAcc   = "k8s." + LabelPrefix + "service-account"
 	meshTrustCreationOn   = "Enabled"
 	meshTrustCreationOff  = "Disabled"
 	identityTypeSpiffeID  = "SpiffeID"
@@ -260,7 +259,7 @@ func (who IdentitySubject) field(name string) (string, error) {
 	case "Namespace":
 		label = LabelNamespace
 	case "ServiceAccount":
-		label = labelKubeServiceAcc
+		label = LabelServiceAccount
 	}
 	if label != "" {
 		value = who.Labels[label]

@@ -31,6 +31,10 @@ const (
 	DefaultGrace = 30 * time.Second
 	// DefaultDoubt is how long a mass disappearance is not believed.
 	DefaultDoubt = 10 * time.Second
+	// DefaultRetake is how long a broken stream outweighs an API server that says
+	// that the pod is ready: its agent has gone to another instance of the zone
+	// then, or is on its way back.
+	DefaultRetake = 3 * time.Second
 
 	// queueLength bounds the operations that wait for the engine; who comes when
 	// it is full waits in its own goroutine.
@@ -61,6 +65,11 @@ type engineConfig struct {
 	disk                disk.Store
 	delta               publisher
 	lease, grace, doubt time.Duration
+	// env is mesh.EnvKubernetes or mesh.EnvUniversal, the default.
+	env string
+	// retake is how long a pod whose stream broke is out of endpoint sets while the
+	// API server says that it is ready, default DefaultRetake.
+	retake time.Duration
 	// linked reports whether global is connected; nil is never.
 	linked func() bool
 	// tokensChanged is called, without locks, after the keys of some mesh changed.
@@ -123,6 +132,8 @@ type batch struct {
 	changes []mesh.Change
 	// local changes of what the zone owns, where no unit derives them.
 	local []mesh.Change
+	// addresses of services to set.
+	addresses map[mesh.Key][]string
 	// must be durable before anything is published, late may follow after.
 	must, late disk.Update
 	// saveLate are the proxies to save after all.
@@ -158,6 +169,12 @@ type move struct{ from, to string }
 // newEngine restores an engine from what the disk holds. It publishes nothing
 // before run.
 func newEngine(cfg engineConfig) (*engine, error) {
+	if cfg.env == "" {
+		cfg.env = mesh.EnvUniversal
+	}
+	if cfg.retake == 0 {
+		cfg.retake = DefaultRetake
+	}
 	state, err := cfg.disk.Load()
 	if err != nil {
 		return nil, err
@@ -265,7 +282,7 @@ func (e *engine) process(ops []*op) {
 	}
 	e.mark = max(e.mark, b.mark)
 	e.facts.update(b.local, e.cfg.zone)
-	e.apply(b, world.Batch{Changes: append(b.changes, b.local...)})
+	e.apply(b, world.Batch{Changes: append(b.changes, b.local...), Addresses: b.addresses})
 	e.derive(b)
 	b.factsVersion = e.facts.version()
 	e.compileSets(b)
@@ -295,7 +312,9 @@ func (e *engine) process(ops []*op) {
 func (e *engine) save(b *batch) {
 	for k := range e.unsaved {
 		if p := e.proxies[k]; p != nil {
-			b.must.PutProxies = append(b.must.PutProxies, p.record())
+			if p.pod == nil { // pods are known from the API server
+				b.must.PutProxies = append(b.must.PutProxies, p.record())
+			}
 		} else {
 			b.must.DeleteProxies = append(b.must.DeleteProxies, k)
 		}
@@ -320,7 +339,7 @@ func (e *engine) save(b *batch) {
 // finish does what may come after everything is published.
 func (e *engine) finish(b *batch) {
 	for k := range b.saveLate {
-		if p := e.proxies[k]; p != nil {
+		if p := e.proxies[k]; p != nil && p.pod == nil {
 			b.late.PutProxies = append(b.late.PutProxies, p.record())
 		}
 	}

@@ -31,22 +31,35 @@ func (e *engine) takeFiles(b *batch, resources []mesh.Resource) {
 		if was, ok := old[k]; ok && is && sameResource(was, r) {
 			continue
 		}
-		e.discover(k)
-		switch {
-		case k.Kind == mesh.KindMeshService:
-			e.ensureService(k)
-			e.dirty[unitOf("service", k.Mesh, k.Name)] = true
-			if u := unitOf("workload", k.Mesh, k.Name); e.units[u] != nil {
-				e.dirty[u] = true
-			}
-		case is && e.derived(k):
+		if is && k.Kind != mesh.KindMeshService && e.derived(k) {
 			e.log.Warn("resource of a file is not taken", "kind", string(k.Kind), "name", k.Name, "reason", "the zone makes one of that name itself")
 			delete(e.files, k)
-		case is:
-			b.local = append(b.local, mesh.Change{Resource: r})
-		default:
-			b.local = append(b.local, mesh.Change{Deleted: true, Resource: mesh.Resource{Key: k}})
+			continue
 		}
+		e.declared(b, k, r, is)
+	}
+}
+
+// declared takes a change of what somebody declared to be the zone's own; e.files
+// has it, or has it no more.
+func (e *engine) declared(b *batch, k mesh.Key, r mesh.Resource, is bool) {
+	e.discover(k)
+	switch {
+	case k.Kind == mesh.KindMeshService:
+		unit := unitOf("service", k.Mesh, k.Name)
+		if is {
+			e.ensureService(k)
+			e.dirty[unit] = true
+		} else {
+			b.local = append(b.local, e.drop(unit)...)
+		}
+		if u := unitOf("workload", k.Mesh, k.Name); e.units[u] != nil {
+			e.dirty[u] = true
+		}
+	case is:
+		b.local = append(b.local, mesh.Change{Resource: r})
+	default:
+		b.local = append(b.local, mesh.Change{Deleted: true, Resource: mesh.Resource{Key: k}})
 	}
 }
 

@@ -80,7 +80,7 @@ func (e *engine) vanish(b *batch, p *proxy) {
 	key := p.resource.Key
 	connected := 0
 	for _, x := range e.proxies {
-		if x.connected() {
+		if x.connected() && (x.pod == nil || x.control != nil || x == p || x.presence == presumed) {
 			connected++
 		}
 	}
@@ -98,7 +98,11 @@ func (e *engine) lose(b *batch, p *proxy) {
 	key := p.resource.Key
 	p.presence, p.lostAt = lost, b.now.UTC()
 	e.liveness.back(key)
-	e.liveness.lease(key, b.now.Add(e.cfg.lease))
+	if p.pod != nil {
+		e.liveness.lease(key, b.now.Add(e.cfg.retake))
+	} else {
+		e.liveness.lease(key, b.now.Add(e.cfg.lease))
+	}
 	e.dirty[p.unit] = true
 	b.saveLate[p.resource.Key] = true
 }
@@ -113,6 +117,10 @@ func (e *engine) expire(b *batch) {
 	}
 	for _, k := range sortedKeys(e.liveness.leases) {
 		if p := e.proxies[k]; p != nil && !e.liveness.leases[k].After(b.now) {
+			if p.pod != nil {
+				e.retake(p)
+				continue
+			}
 			e.log.Info("proxy forgotten", "proxy", k.String(), "lease", e.cfg.lease)
 			e.forget(b, p)
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/tombolo-mesh/tombolo/xds/delta"
 	"github.com/tombolo-mesh/tombolo/zone/agents"
 	"github.com/tombolo-mesh/tombolo/zone/disk"
+	"github.com/tombolo-mesh/tombolo/zone/platform"
 	"github.com/tombolo-mesh/tombolo/zone/world"
 )
 
@@ -54,6 +55,8 @@ type proxy struct {
 	lostAt   time.Time
 	// warm: its Envoy has been configured. Before that nobody is sent to it.
 	warm bool
+	// pod is set where the platform knows the proxy by itself.
+	pod *platform.Pod
 
 	// What was derived.
 	decision *mesh.IdentityDecision
@@ -68,7 +71,12 @@ type proxy struct {
 	ownResources []*delta.Resource
 }
 
-func (p *proxy) connected() bool { return p.presence != lost }
+func (p *proxy) connected() bool {
+	if p.pod != nil && p.control == nil && p.presence == present {
+		return p.pod.Ready
+	}
+	return p.presence != lost
+}
 
 func (p *proxy) record() disk.Proxy {
 	return disk.Proxy{Resource: p.resource, Instance: p.instance, AgentVersion: p.agent, EnvoyVersion: p.envoy,
@@ -77,14 +85,11 @@ func (p *proxy) record() disk.Proxy {
 
 // subject is how identities are decided: as for the proxy's class, so that the
 // certificate and the configuration agree.
-func (p *proxy) subject() mesh.IdentitySubject {
+func (e *engine) subject(p *proxy) mesh.IdentitySubject {
 	who := mesh.IdentitySubject{Mesh: p.resource.Mesh, Zone: p.resource.Zone}
-	if p.class == nil {
-		who.Labels, who.Name = p.resource.Labels, p.resource.Name
-		return who
-	}
-	who.Labels, who.Name = make(map[string]string, len(p.class.ir.Labels)+3), p.class.ir.Name
-	maps.Copy(who.Labels, p.class.ir.Labels)
+	class, _ := e.shape(p)
+	who.Labels, who.Name = make(map[string]string, len(class.Labels)+3), class.Name
+	maps.Copy(who.Labels, class.Labels)
 	who.Labels[mesh.LabelMesh], who.Labels[mesh.LabelZone] = p.resource.Mesh, p.resource.Zone
 	if who.Name != "" {
 		who.Labels[mesh.LabelDisplayName] = who.Name
@@ -142,6 +147,9 @@ const maxMembers = 40_000
 // push out the proxies of another by their names.
 func (e *engine) refusal(in agents.Proxy) error {
 	p := e.proxies[in.Resource.Key]
+	if e.cfg.env == mesh.EnvKubernetes && (p == nil || p.pod == nil) {
+		return status.Errorf(codes.Unavailable, "%s is no pod that zone %s knows", in.Resource.Key, e.cfg.zone)
+	}
 	if p == nil && len(e.proxies) >= maxMembers {
 		return status.Errorf(codes.ResourceExhausted, "zone %s has %d proxies, the most allowed", e.cfg.zone, len(e.proxies))
 	}
@@ -165,10 +173,12 @@ func (e *engine) join(b *batch, in agents.Proxy) {
 	}
 	p.streams++
 	p.warm = p.warm && p.instance == in.Instance
-	p.resource, p.spec = in.Resource, in.Spec
+	if p.pod == nil {
+		p.resource, p.spec = in.Resource, in.Spec
+	}
 	p.instance, p.control, p.agent, p.envoy = in.Instance, in.Control, in.AgentVersion, in.EnvoyVersion
 	p.notReady = slices.Sorted(slices.Values(in.NotReady))
-	p.presence, p.draining, p.lostAt = present, false, time.Time{}
+	p.presence, p.draining, p.lostAt = present, p.pod != nil && p.pod.Draining, time.Time{}
 	e.liveness.back(p.resource.Key)
 	e.unsaved[p.resource.Key] = true
 	e.dirty[p.unit] = true
@@ -187,6 +197,9 @@ func (e *engine) warm(nodes map[string]bool) {
 // notReadyNow are the inbounds that take no traffic: all, while the Envoy is not
 // configured.
 func (p *proxy) notReadyNow() []string {
+	if p.pod != nil { // the platform asked the proxy too before it said ready
+		return p.pod.NotReady
+	}
 	if p.warm {
 		return p.notReady
 	}
@@ -208,6 +221,10 @@ func (e *engine) leave(b *batch, key mesh.Key, instance string, clean bool) {
 		return // an older stream of an agent that is back already
 	}
 	p.streams, p.control = 0, nil
+	if p.pod != nil && (clean || p.draining) {
+		e.lose(b, p)
+		return
+	}
 	if clean {
 		e.forget(b, p)
 		return
@@ -256,7 +273,9 @@ func (m members) Leave(key mesh.Key, instance string, clean bool) {
 func (e *engine) forget(b *batch, p *proxy) {
 	key := p.resource.Key
 	delete(e.proxies, key)
-	e.unsaved[key] = true // deleted on disk now, or with a later batch
+	if p.pod == nil {
+		e.unsaved[key] = true // deleted on disk now, or with a later batch
+	}
 	e.members.Delete(p.node)
 	e.liveness.back(key)
 	b.local = append(b.local, e.drop(p.unit)...)
@@ -364,7 +383,7 @@ func (e *engine) deriveProxy(b *batch, r ir.Reader, p *proxy) []mesh.Resource {
 		identities = append(identities, mesh.PolicyResource(*o))
 	}
 	old := p.decision
-	p.decision, p.problems = mesh.IdentityFor(identities, p.subject())
+	p.decision, p.problems = mesh.IdentityFor(identities, e.subject(p))
 	if old != nil && p.decision != nil && (old.SpiffeID != p.decision.SpiffeID || old.Expiry != p.decision.Expiry) || old == nil && p.decision != nil {
 		b.resign[p.resource.Key] = true
 	}
@@ -375,11 +394,11 @@ func (e *engine) deriveProxy(b *batch, r ir.Reader, p *proxy) []mesh.Resource {
 	dataplane := p.resource
 	dataplane.Status = mustJSON(status)
 	out := []mesh.Resource{dataplane}
-	if p.connected() && p.warm && !p.draining {
+	if p.pod == nil && p.connected() && p.warm && !p.draining {
 		out = append(out, e.zoneAddresses(p)...)
 	}
 	if w := p.resource.Labels[mesh.LabelWorkload]; w != "" {
-		e.ensureWorkload(p.resource.Mesh, w)
+		e.ensureWorkload(p.resource.Mesh, w, e.namespaceOf(p))
 	}
 	return out
 }
@@ -403,12 +422,23 @@ func (e *engine) zoneAddresses(p *proxy) []mesh.Resource {
 	return out
 }
 
-// classify finds the class of a proxy and moves it there.
-func (e *engine) classify(b *batch, p *proxy) {
-	c, own := ir.ClassOf(&ir.Object{Resource: p.resource, Decoded: p.spec})
+// shape is the class of a proxy, and what is its own.
+func (e *engine) shape(p *proxy) (*ir.Class, *ir.Instance) {
+	o := &ir.Object{Resource: p.resource, Decoded: p.spec}
+	c, own := ir.ClassOf(o)
 	if name := p.resource.DisplayName(); e.named[p.resource.Mesh][name] {
-		c = c.Named(name)
+		c = c.Named(o)
 	}
+	return c, own
+}
+
+// classify finds the class of a proxy and moves it there. A pod whose agent never
+// came to this instance needs none: nothing is sent to it from here.
+func (e *engine) classify(b *batch, p *proxy) {
+	if p.pod != nil && p.control == nil && p.class == nil {
+		return
+	}
+	c, own := e.shape(p)
 	if p.class != nil && p.class.ir.ID == c.ID {
 		if !sameInstance(p.own, own) {
 			p.own, p.ownFrom = own, nil
@@ -437,7 +467,7 @@ func (e *engine) fact(kind mesh.KindName, meshName, name string, spec mesh.Spec,
 		r.Status = mustJSON(status)
 	}
 	// Problems concern policies and namespaces only, and facts are neither.
-	r.Labels, _ = mesh.ComputeLabels(r, spec, mesh.EnvUniversal)
+	r.Labels, _ = mesh.ComputeLabels(r, spec, e.cfg.env)
 	r.Labels[mesh.LabelManagedBy] = "tombolo"
 	return r
 }

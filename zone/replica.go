@@ -154,7 +154,7 @@ func (e *engine) ratchet(last map[mesh.Key]mesh.Change, kept map[mesh.Key]mesh.R
 			if p.resource.Mesh != name || p.decision == nil {
 				continue
 			}
-			if d, _ := mesh.IdentityFor(rest, p.subject()); d != nil {
+			if d, _ := mesh.IdentityFor(rest, e.subject(p)); d != nil {
 				continue
 			}
 			if r, ok := gone[p.decision.Source]; ok {

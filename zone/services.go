@@ -17,11 +17,39 @@ const (
 	tlsNotReady      = "NotReady"
 )
 
-// ensureWorkload makes the unit of a workload: its inventory and its service.
-func (e *engine) ensureWorkload(meshName, workload string) {
-	e.ensure(unitOf("workload", meshName, workload), stageService, func(_ *batch, r ir.Reader) []mesh.Resource {
+// ensureWorkload makes the unit of a workload: its inventory and, but for pods,
+// whose services the platform knows, its service.
+func (e *engine) ensureWorkload(meshName, workload, namespace string) {
+	e.ensure(unitOf("workload", meshName, mesh.NamespacedName(workload, namespace)), stageService, func(_ *batch, r ir.Reader) []mesh.Resource {
+		if e.cfg.env == mesh.EnvKubernetes {
+			return e.deriveInventory(r, meshName, workload, namespace)
+		}
 		return e.deriveWorkload(r, meshName, workload)
 	})
+}
+
+// namespaceOf is the namespace of a pod; "" for any other proxy.
+func (e *engine) namespaceOf(p *proxy) string {
+	if p.pod == nil {
+		return ""
+	}
+	return p.resource.Labels[mesh.LabelNamespace]
+}
+
+// deriveInventory counts the pods of a workload.
+func (e *engine) deriveInventory(r ir.Reader, meshName, workload, namespace string) []mesh.Resource {
+	proxies := ir.SelectProxies(r, meshName, map[string]string{mesh.LabelWorkload: workload, mesh.LabelNamespace: namespace})
+	if len(proxies) == 0 {
+		return nil
+	}
+	w := mesh.Resource{Key: mesh.Key{Kind: mesh.KindWorkload, Mesh: meshName, Zone: e.cfg.zone, Name: mesh.NamespacedName(workload, namespace)},
+		Labels: map[string]string{mesh.LabelNamespace: namespace, mesh.LabelManagedBy: "tombolo"}}
+	w.Labels, _ = mesh.ComputeLabels(w, &mesh.Workload{}, e.cfg.env)
+	if len(mesh.ValidateResource(w, &mesh.Workload{})) > 0 {
+		return nil // a label that is no name of anything
+	}
+	w.Spec, w.Status = mustJSON(&mesh.Workload{}), mustJSON(&mesh.WorkloadStatus{DataplaneProxies: countMembers(proxies, nil)})
+	return []mesh.Resource{w}
 }
 
 // deriveWorkload is one MeshService for each workload, named like it, with the
@@ -69,12 +97,7 @@ func (e *engine) deriveService(r ir.Reader, key mesh.Key) []mesh.Resource {
 	if err != nil || !isService {
 		return nil
 	}
-	var members []*ir.Object
-	for _, o := range r.List(ir.Query{Kind: mesh.KindDataplane, Mesh: key.Mesh, Index: ir.ByMesh}) {
-		if o.Zone == e.cfg.zone && mesh.MatchService(svc.Selector, o.Labels, o.Name) {
-			members = append(members, o)
-		}
-	}
+	members := ir.ServiceProxies(r, key.Mesh, svc)
 	out := file
 	out.Status = mustJSON(describe(svc, members))
 	out.Spec = mustJSON(svc)

@@ -49,6 +49,7 @@ func rooms() []room {
 		{"zone/world", []string{"mesh", "mesh/ir", "internal/..."}, "tables and recorded reads, no protocol"},
 		{"zone/disk", []string{"mesh", "identity/...", "internal/...", "proto/zonesync/..."}, "the one state file; resources lie in it as they travel"},
 		{"zone/sync", []string{"mesh", "proto/zonesync/...", "internal/..."}, "the protocol's zone side, no engine"},
+		{"zone/platform", []string{"mesh"}, "what a platform says to the engine, without either"},
 		{"zone/agents", []string{"mesh", "proto/agent/...", "internal/..."}, "the server for agents, the same on every platform"},
 		{"zone/universal", []string{"zone/agents", "mesh", "proto/agent/...", "identity/...", "internal/..."}, "a platform feeds the engine through an interface"},
 		{"zone/kube/cluster", []string{"internal/..."}, "the connection to a cluster, which knows nothing of a mesh"},

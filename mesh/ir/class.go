@@ -19,8 +19,9 @@ const anonymous = "proxy"
 // its own. It returns nil twice for an object that is not a Dataplane.
 //
 // Health and state do not count (they live in endpoint sets alone), except for
-// inbounds with state Ignored, which do not exist. The label display-name is
-// the proxy's own and left out; see Named for proxies that a policy calls by name.
+// inbounds with state Ignored, which do not exist. The label display-name and
+// those of mesh.InstanceLabel are the proxy's own and left out; see Named for
+// proxies that a policy calls by them.
 func ClassOf(dp *Object) (*Class, *Instance) {
 	spec, ok := dp.Decoded.(*mesh.Dataplane)
 	if !ok {
@@ -28,7 +29,7 @@ func ClassOf(dp *Object) (*Class, *Instance) {
 	}
 	c := &Class{Mesh: dp.Mesh, Labels: map[string]string{}}
 	for k, v := range dp.Labels {
-		if k = mesh.CanonicalLabel(k); k != mesh.LabelDisplayName {
+		if k = mesh.CanonicalLabel(k); k != mesh.LabelDisplayName && !mesh.InstanceLabel(k) {
 			c.Labels[k] = v
 		}
 	}
@@ -92,23 +93,42 @@ func (c *Class) Owner(zone string) mesh.Key {
 	return mesh.Key{Kind: mesh.KindWorkload, Mesh: c.Mesh, Zone: zone, Name: or(c.Labels[mesh.LabelWorkload], c.ID)}
 }
 
-// Named is a copy of c for the one proxy of that name: a class of its own. The
-// caller takes it when NamedProxies mentions the proxy.
-func (c *Class) Named(name string) *Class {
+// Named is a copy of c for one proxy: a class of its own, with the labels that
+// only it has. The caller takes it when NamedProxies mentions the proxy.
+func (c *Class) Named(dp *Object) *Class {
 	n := *c
-	n.Name = name
+	n.Name = dp.DisplayName()
+	n.Labels = maps.Clone(c.Labels)
+	for k, v := range dp.Labels {
+		if k = mesh.CanonicalLabel(k); mesh.InstanceLabel(k) {
+			n.Labels[k] = v
+		}
+	}
 	n.ID = n.id()
 	return &n
 }
 
 // NamedProxies is the set of Dataplanes (display names) that some policy,
-// identity or service of the mesh selects by name. Those cannot share a class,
+// identity or service of the mesh selects by name, or some policy or identity by a
+// label that replicas do not share. Those cannot share a class,
 // since the policy means one of the replicas. What it reads is recorded.
 func NamedProxies(r Reader, meshName string) map[string]bool {
 	names := map[string]bool{}
 	add := func(labels map[string]string) {
 		if name := mesh.CanonicalLabels(labels)[mesh.LabelDisplayName]; name != "" {
 			names[name] = true
+		}
+	}
+	addSelected := func(labels map[string]string) {
+		add(labels)
+		for k := range labels {
+			if !mesh.InstanceLabel(k) {
+				continue
+			}
+			for _, o := range SelectProxies(r, meshName, labels) {
+				names[o.DisplayName()] = true
+			}
+			return
 		}
 	}
 	for _, k := range mesh.Kinds() {
@@ -118,14 +138,14 @@ func NamedProxies(r Reader, meshName string) map[string]bool {
 		for _, o := range r.List(Query{Kind: k.Name, Mesh: meshName, Index: ByMesh}) {
 			if p, ok := o.Decoded.(mesh.Policy); ok {
 				if ref := p.TopTarget(); ref != nil && ref.Kind == mesh.KindDataplane {
-					add(ref.Labels)
+					addSelected(ref.Labels)
 				}
 			}
 		}
 	}
 	for _, o := range r.List(Query{Kind: mesh.KindMeshIdentity, Mesh: meshName, Index: ByMesh}) {
 		if id, ok := o.Decoded.(*mesh.MeshIdentity); ok && id.Selector != nil && id.Selector.Dataplane != nil {
-			add(id.Selector.Dataplane.MatchLabels)
+			addSelected(id.Selector.Dataplane.MatchLabels)
 		}
 	}
 	for _, o := range r.List(Query{Kind: mesh.KindMeshService, Mesh: meshName, Index: ByZone, Value: r.Zone()}) {

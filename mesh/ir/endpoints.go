@@ -97,7 +97,7 @@ func healthyInstances(m member) uint32 {
 // localHosts are the ready inbounds behind a service of this zone.
 func localHosts(r Reader, m member) []Host {
 	var hosts []Host
-	for _, dp := range selectedProxies(r, m) {
+	for _, dp := range ServiceProxies(r, m.service.Mesh, m.spec) {
 		spec, ok := dp.Decoded.(*mesh.Dataplane)
 		if !ok {
 			continue
@@ -119,23 +119,6 @@ func localHosts(r Reader, m member) []Host {
 		}
 	}
 	return hosts
-}
-
-// selectedProxies are the proxies of this zone behind a service.
-func selectedProxies(r Reader, m member) []*Object {
-	sel := m.spec.Selector
-	if sel.DataplaneRef != nil {
-		key := mesh.Key{Kind: mesh.KindDataplane, Mesh: m.service.Mesh, Zone: r.Zone(), Name: sel.DataplaneRef.Name}
-		if o, ok := r.Get(key); ok {
-			return []*Object{o}
-		}
-		return nil
-	}
-	if sel.DataplaneLabels == nil {
-		return nil
-	}
-	all := selectByLabels(r, mesh.KindDataplane, m.service.Mesh, sel.DataplaneLabels.MatchLabels)
-	return slices.DeleteFunc(all, func(o *Object) bool { return o.Zone != r.Zone() })
 }
 
 // isTarget reports whether an inbound is what a service's port leads to.

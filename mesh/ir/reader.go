@@ -21,6 +21,8 @@ const (
 	ByWorkload Index = "workload"
 	// ByZone holds objects by the zone that owns them.
 	ByZone Index = "zone"
+	// ByLabel holds the Dataplanes of a namespace by one label; see LabelValue.
+	ByLabel Index = "label"
 )
 
 // Query lists objects of one kind in one mesh by an index.

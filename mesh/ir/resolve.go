@@ -108,6 +108,9 @@ func selectByLabels(r Reader, kind mesh.KindName, meshName string, labels map[st
 		q.Index, q.Value = ByDisplayName, want[mesh.LabelDisplayName]
 	case kind == mesh.KindDataplane && want[mesh.LabelWorkload] != "":
 		q.Index, q.Value = ByWorkload, want[mesh.LabelWorkload]
+	case kind == mesh.KindDataplane && indexedLabel(want) != "":
+		k := indexedLabel(want)
+		q.Index, q.Value = ByLabel, LabelValue(want[mesh.LabelNamespace], k, want[k])
 	case want[mesh.LabelZone] != "":
 		q.Index, q.Value = ByZone, want[mesh.LabelZone]
 	}
@@ -118,6 +121,55 @@ func selectByLabels(r Reader, kind mesh.KindName, meshName string, labels map[st
 		}
 	}
 	return out
+}
+
+// LabelValue is the value of index ByLabel for one label of the Dataplanes of a
+// namespace.
+func LabelValue(namespace, key, value string) string { return namespace + "/" + key + "=" + value }
+
+// IndexedLabel reports whether index ByLabel has a label: those of users. Ours are
+// on every Dataplane, and hashes of templates are in no selector.
+func IndexedLabel(key string) bool {
+	reserved := strings.HasPrefix(key, mesh.LabelPrefix) || strings.HasPrefix(key, "k8s."+mesh.LabelPrefix)
+	return !reserved && (!mesh.InstanceLabel(key) || key == mesh.LabelStatefulPod)
+}
+
+// indexedLabel is the label of a selector for one namespace to look up: one that
+// only a single pod has, or the first. "" if there is none.
+func indexedLabel(want map[string]string) string {
+	if want[mesh.LabelNamespace] == "" {
+		return ""
+	}
+	if want[mesh.LabelStatefulPod] != "" {
+		return mesh.LabelStatefulPod
+	}
+	first := ""
+	for k, v := range want {
+		if v != "" && IndexedLabel(k) && (first == "" || k < first) {
+			first = k
+		}
+	}
+	return first
+}
+
+// SelectProxies are the Dataplanes of this zone that have all labels.
+func SelectProxies(r Reader, meshName string, labels map[string]string) []*Object {
+	all := selectByLabels(r, mesh.KindDataplane, meshName, labels)
+	return slices.DeleteFunc(all, func(o *Object) bool { return o.Zone != r.Zone() })
+}
+
+// ServiceProxies are the proxies of this zone behind a service, whatever their health.
+func ServiceProxies(r Reader, meshName string, svc *mesh.MeshService) []*Object {
+	if ref := svc.Selector.DataplaneRef; ref != nil {
+		if o, ok := r.Get(mesh.Key{Kind: mesh.KindDataplane, Mesh: meshName, Zone: r.Zone(), Name: ref.Name}); ok {
+			return []*Object{o}
+		}
+		return nil
+	}
+	if svc.Selector.DataplaneLabels == nil {
+		return nil
+	}
+	return SelectProxies(r, meshName, svc.Selector.DataplaneLabels.MatchLabels)
 }
 
 // member is one (service, zone) that may answer for a destination.

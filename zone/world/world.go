@@ -283,6 +283,13 @@ func queriesOf(o *ir.Object) []ir.Query {
 	if w := o.Labels[mesh.LabelWorkload]; w != "" && o.Kind == mesh.KindDataplane {
 		out = append(out, q(ir.ByWorkload, w))
 	}
+	if ns := o.Labels[mesh.LabelNamespace]; ns != "" && o.Kind == mesh.KindDataplane {
+		for k, v := range o.Labels {
+			if v != "" && ir.IndexedLabel(k) {
+				out = append(out, q(ir.ByLabel, ir.LabelValue(ns, k, v)))
+			}
+		}
+	}
 	return out
 }
 

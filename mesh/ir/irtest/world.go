@@ -190,6 +190,13 @@ func indexed(o *ir.Object, q ir.Query) bool {
 		return o.Labels[mesh.LabelWorkload] == q.Value
 	case ir.ByZone:
 		return o.Zone == q.Value
+	case ir.ByLabel:
+		for k, v := range o.Labels {
+			if ir.IndexedLabel(k) && v != "" && ir.LabelValue(o.Labels[mesh.LabelNamespace], k, v) == q.Value {
+				return true
+			}
+		}
+		return false
 	default:
 		return false
 	}
@@ -236,7 +243,7 @@ func (w *World) Class(meshName, name string) (*ir.Class, *ir.Instance, error) {
 	}
 	class, instance := ir.ClassOf(o)
 	if ir.NamedProxies(w, meshName)[o.DisplayName()] {
-		class = class.Named(o.DisplayName())
+		class = class.Named(o)
 	}
 	return class, instance, nil
 }

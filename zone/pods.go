@@ -1,0 +1,107 @@
+package zone
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"time"
+
+	"github.com/tombolo-mesh/tombolo/mesh"
+	"github.com/tombolo-mesh/tombolo/zone/platform"
+)
+
+// sink is the engine as a platform sees it.
+type sink struct{ e *engine }
+
+var _ platform.Sink = sink{}
+
+// Apply implements platform.Sink.
+func (s sink) Apply(ctx context.Context, in platform.Batch) error {
+	return s.e.do(ctx.Done(), func(b *batch) { s.e.takePlatform(b, in) })
+}
+
+// Recall implements platform.Sink.
+func (s sink) Recall(ctx context.Context) (map[string]uint64, error) {
+	var out map[string]uint64
+	err := s.e.do(ctx.Done(), func(*batch) { out = maps.Clone(s.e.counters) })
+	return out, err
+}
+
+// takePlatform files what a platform told.
+func (e *engine) takePlatform(b *batch, in platform.Batch) {
+	for _, k := range sortedKeys(in.Resources) {
+		old, was := e.files[k]
+		switch r := in.Resources[k]; {
+		case r == nil && !was, r != nil && was && sameResource(old, *r):
+		case r == nil:
+			delete(e.files, k)
+			e.declared(b, k, mesh.Resource{}, false)
+		default:
+			e.files[k] = *r
+			e.declared(b, k, *r, true)
+		}
+	}
+	for k, pod := range in.Pods {
+		e.takePod(b, k, pod)
+	}
+	if b.addresses == nil {
+		b.addresses = map[mesh.Key][]string{}
+	}
+	maps.Copy(b.addresses, in.Addresses)
+	for name, n := range in.Remember {
+		if e.counters[name] == n {
+			continue
+		}
+		if e.counters == nil {
+			e.counters = map[string]uint64{}
+		}
+		e.counters[name] = n
+		// It may follow: until it is on disk, what it says can be seen again.
+		if b.late.Counters == nil {
+			b.late.Counters = map[string]uint64{}
+		}
+		b.late.Counters[name] = n
+	}
+}
+
+// takePod makes a pod a member, or what it is now.
+func (e *engine) takePod(b *batch, k mesh.Key, pod *platform.Pod) {
+	p := e.proxies[k]
+	if pod == nil {
+		if p != nil {
+			e.dismiss(b, p, errors.New("its pod is gone"))
+			e.forget(b, p)
+		}
+		return
+	}
+	switch {
+	case p == nil:
+		p = e.member(pod.Resource, pod.Spec)
+	case p.pod != nil && p.pod.UID != pod.UID:
+		e.dismiss(b, p, errors.New("another pod has its name now"))
+		p.presence, p.draining, p.lostAt, p.instance, p.warm = present, false, time.Time{}, "", false
+		e.liveness.back(k)
+	}
+	p.pod, p.resource, p.spec = pod, pod.Resource, pod.Spec
+	p.draining = p.draining || pod.Draining
+	e.dirty[p.unit] = true
+}
+
+// dismiss ends the stream of a pod's agent.
+func (e *engine) dismiss(b *batch, p *proxy, reason error) {
+	if control := p.control; control != nil {
+		b.after = append(b.after, func() { control.Close(reason) })
+	}
+	p.control, p.streams = nil, 0
+}
+
+// retake believes the API server again about a pod whose stream broke.
+func (e *engine) retake(p *proxy) {
+	key := p.resource.Key
+	e.liveness.back(key)
+	p.presence, p.lostAt, p.draining = present, time.Time{}, p.pod.Draining
+	e.dirty[p.unit] = true
+	if p.pod.Ready && !p.draining {
+		e.log.Info("proxy counts again: its pod is ready", "proxy", key.String())
+	}
+}
