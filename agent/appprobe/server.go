@@ -1,0 +1,114 @@
+package appprobe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// maxInFlight bounds the checks that run at once: whoever reaches the port can
+// start one.
+const maxInFlight = 64
+
+// Config of a Server.
+type Config struct {
+	// Table of what may be asked.
+	Table Table
+	// Host is the pod's first address, which kubelets ask.
+	Host string
+	// Address to listen on, default ":9001".
+	Address string
+	// Log for failures; default discards.
+	Log *slog.Logger
+}
+
+// Server answers kubelets.
+type Server struct {
+	cfg   Config
+	http  *http.Client
+	slots chan struct{}
+}
+
+// NewServer checks the configuration. It does no I/O.
+func NewServer(cfg Config) (*Server, error) {
+	if err := cfg.Table.Validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Host == "" {
+		return nil, errors.New("application probes: the address of the pod is required")
+	}
+	if cfg.Address == "" {
+		cfg.Address = fmt.Sprintf(":%d", Port)
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Server{cfg: cfg, http: client(), slots: make(chan struct{}, maxInFlight)}, nil
+}
+
+// Run serves until ctx ends.
+func (s *Server) Run(ctx context.Context) error {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.cfg.Address)
+	if err != nil {
+		return fmt.Errorf("serve application probes: %w", err)
+	}
+	server := &http.Server{Handler: s, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug)}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve application probes: %w", err)
+	}
+	return nil
+}
+
+// ServeHTTP answers GET /app-probes/<container>/<kind>.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	key, ok := strings.CutPrefix(r.URL.Path, "/app-probes/")
+	probe, known := s.cfg.Table[key]
+	if !ok || !known {
+		http.Error(w, "no such probe", http.StatusNotFound)
+		return
+	}
+	if r.Method != http.MethodGet {
+		http.Error(w, "only GET is allowed", http.StatusMethodNotAllowed)
+		return
+	}
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	default:
+		http.Error(w, "too many probes at once", http.StatusServiceUnavailable)
+		return
+	}
+	ctx, cancel := probe.bound(r.Context())
+	defer cancel()
+	status, err := s.ask(ctx, probe, r.UserAgent())
+	switch {
+	case err == nil:
+		w.WriteHeader(status)
+	case probe.hook():
+		// A kubelet takes any answer to a hook for success.
+		s.cfg.Log.Debug("hook failed", "probe", key, "error", err)
+		panic(http.ErrAbortHandler) // net/http's way to cut a connection
+	default:
+		s.cfg.Log.Debug("probe failed", "probe", key, "error", err)
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	}
+}
+
+func (p Probe) hook() bool { return p.TimeoutSeconds == 0 }
+
+// bound ends a check a little before the kubelet gives up, so that it hears why.
+func (p Probe) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	if p.hook() {
+		return context.WithCancel(ctx)
+	}
+	t := time.Duration(p.TimeoutSeconds) * time.Second
+	return context.WithTimeout(ctx, t-min(t/10, 100*time.Millisecond))
+}
