@@ -53,6 +53,7 @@ func rooms() []room {
 		{"zone/agents", []string{"mesh", "proto/agent/...", "internal/..."}, "the server for agents, the same on every platform"},
 		{"zone/universal", []string{"zone/agents", "mesh", "proto/agent/...", "identity/...", "internal/..."}, "a platform feeds the engine through an interface"},
 		{"zone/kube/cluster", []string{"internal/..."}, "the connection to a cluster, which knows nothing of a mesh"},
+		{"zone/kube/webhook", []string{"zone/kube/cluster", "mesh", "identity/...", "internal/...", "agent/redirect", "agent/appprobe"}, "says in pods what the agent does there, in the agent's own types"},
 		{"agent/...", []string{"agent/...", "proto/agent/...", "identity/...", "internal/..."}, "small and privileged, beside every application"},
 		{"proto/...", []string{"proto/..."}, "wire only"},
 		{"proto/zonesync", []string{"mesh", "proto/zonesync/..."}, "resources to wire and back, the same on both sides"},
