@@ -41,7 +41,7 @@ func Build(p *ir.Proxy) ([]*delta.Resource, error) {
 		return b.resources, b.err
 	}
 	for i := range p.Destinations {
-		b.add(destinationCluster(&p.Destinations[i], p.Zone))
+		b.add(destinationCluster(&p.Destinations[i], p))
 	}
 	for i := range p.Gateways {
 		b.add(gatewayCluster(&p.Gateways[i]))
@@ -49,16 +49,25 @@ func Build(p *ir.Proxy) ([]*delta.Resource, error) {
 	if len(p.Gateways) > 0 {
 		b.add(remotePeersListener())
 	}
-	routes := map[string]bool{}
+	if p.Class.Transparent != nil {
+		if p.Passthrough {
+			b.add(passthroughCluster())
+		}
+		b.add(redirectedOutbound(p))
+		b.add(redirectedInbound(p))
+	}
+	led := map[string]bool{}
 	for i := range p.Outbounds {
 		o := &p.Outbounds[i]
 		b.add(outboundListener(o))
-		if !o.Protocol.IsHTTP() {
-			b.add(outboundTCP(o))
-		} else if !routes[o.Name] {
-			routes[o.Name] = true
+		switch {
+		case led[o.Name]:
+		case o.Protocol.IsHTTP():
 			b.add(outboundRoutes(o))
+		default:
+			b.add(outboundTCP(o))
 		}
+		led[o.Name] = true
 	}
 	for i := range p.Inbounds {
 		in := &p.Inbounds[i]
@@ -78,7 +87,8 @@ func Build(p *ir.Proxy) ([]*delta.Resource, error) {
 }
 
 // BuildInstance returns what one proxy has of its own: listeners at its
-// addresses and clusters towards its application.
+// addresses, unless all connections are redirected to one, and clusters towards
+// its application.
 func BuildInstance(p *ir.Proxy, own *ir.Instance) ([]*delta.Resource, error) {
 	b := &builder{}
 	if p.Class.Role == ir.Ingress {
@@ -88,7 +98,9 @@ func BuildInstance(p *ir.Proxy, own *ir.Instance) ([]*delta.Resource, error) {
 		return b.resources, b.err
 	}
 	for i := range p.Inbounds {
-		b.add(inboundListener(&p.Inbounds[i], own.Inbounds[i].Address))
+		if p.Class.Transparent == nil {
+			b.add(inboundListener(&p.Inbounds[i], own.Inbounds[i].Address))
+		}
 		b.add(inboundCluster(&p.Inbounds[i], own.Inbounds[i].ServiceAddress))
 	}
 	return b.resources, b.err

@@ -36,26 +36,29 @@ const (
 
 // destinationCluster is one port of a service: local hosts directly, hosts of
 // other zones through the internal listener. Each peer has its own SNI and pins.
-func destinationCluster(d *ir.Destination, zone string) *clusterv3.Cluster {
+func destinationCluster(d *ir.Destination, p *ir.Proxy) *clusterv3.Cluster {
 	c := edsCluster(d.Name)
 	var alpn []string
 	if d.Protocol.IsHTTP() {
 		alpn = []string{"h2"}
 		options(c, &httpv3.HttpProtocolOptions{UpstreamProtocolOptions: explicit(http2)})
 	}
-	for _, p := range d.Peers {
-		tls := clientTLS(p.SNI, p.Identities, alpn)
-		if peerZone(p.Name) != zone {
+	for _, peer := range d.Peers {
+		tls := clientTLS(peer.SNI, peer.Identities, alpn)
+		if peerZone(peer.Name) != p.Zone {
 			tls = throughGateway(tls)
 		}
 		c.TransportSocketMatches = append(c.TransportSocketMatches, &clusterv3.Cluster_TransportSocketMatch{
-			Name: p.Name, Match: fields("peer", p.Name), TransportSocket: tls,
+			Name: peer.Name, Match: fields("peer", peer.Name), TransportSocket: tls,
 		})
 	}
 	// A host whose peer this cluster does not know is verified by nobody's pin.
 	c.TransportSocket = clientTLS("", nil, alpn)
 	c.OutlierDetection = outliers(3)
 	c.UpstreamBindConfig = bindOptions(unackedDirect)
+	if p.Class.Transparent != nil {
+		c.UpstreamBindConfig.SocketOptions = append(c.UpstreamBindConfig.SocketOptions, meshCall())
+	}
 	for _, policy := range policies() {
 		if policy.destination != nil {
 			policy.destination(d, c)

@@ -23,8 +23,9 @@ import (
 )
 
 // TestGolden shows in Envoy's words what a world gives a proxy, or, with a
-// policy.yaml, what that policy changes. Files of a case: ask ("ZONE MESH NAME"),
-// world.yaml, and perhaps policy.yaml.
+// policy.yaml, what that policy changes. Files of a case: ask ("ZONE MESH NAME", and
+// perhaps lines "addresses …" as package irtest reads them), world.yaml, and
+// perhaps policy.yaml.
 func TestGolden(t *testing.T) {
 	golden.Run(t, "testdata/*.txtar", func(t *testing.T, a *txtar.Archive) map[string]string {
 		ask, _ := golden.File(a, "ask")
@@ -65,11 +66,14 @@ func TestDeterministic(t *testing.T) {
 // compiled is every resource of a proxy, flat: a line a field, sorted.
 func compiled(t *testing.T, ask string, manifests ...[]byte) []string {
 	t.Helper()
+	ask, more, _ := strings.Cut(ask, "\n")
 	words := strings.Fields(ask)
 	if len(words) != 3 {
 		t.Fatalf("ask is %q, want ZONE MESH NAME", ask)
 	}
 	w, err := irtest.Parse(words[0], manifests...)
+	must(t, err)
+	_, err = irtest.Answer(w, irtest.Compiler{}, more)
 	must(t, err)
 	class, own, err := w.Class(words[1], words[2])
 	must(t, err)
@@ -80,9 +84,9 @@ func compiled(t *testing.T, ask string, manifests ...[]byte) []string {
 	p := compile(w, class)
 	resources, err := xds.Build(p)
 	must(t, err)
-	more, err := xds.BuildInstance(p, own)
+	instance, err := xds.BuildInstance(p, own)
 	must(t, err)
-	resources = append(resources, more...)
+	resources = append(resources, instance...)
 	if len(p.Trust) > 0 {
 		b, err := xds.BuildBundles(p.Trust)
 		must(t, err)

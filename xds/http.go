@@ -48,8 +48,8 @@ func inboundHTTP(in *ir.Inbound) *listenerv3.Filter {
 	return filter(hcmName, m)
 }
 
-func outboundHTTP(o *ir.Outbound, listener string) *listenerv3.Filter {
-	m := manager(listener, o.Name)
+func outboundHTTP(o *ir.Outbound) *listenerv3.Filter {
+	m := manager(o.Name, o.Name)
 	m.HttpFilters = []*hcmv3.HttpFilter{router()}
 	for _, policy := range policies() {
 		if policy.outboundHTTP != nil {

@@ -25,9 +25,19 @@ const tcpProxyType = "type.googleapis.com/envoy.extensions.filters.network.tcp_p
 // inboundListener takes mutual TLS and nothing else: plain text matches no chain
 // and is closed.
 func inboundListener(in *ir.Inbound, address string) *listenerv3.Listener {
+	return &listenerv3.Listener{
+		Name: InboundName(in.Name), Address: socketAddress(address, in.Port),
+		TrafficDirection: corev3.TrafficDirection_INBOUND,
+		ListenerFilters:  []*listenerv3.ListenerFilter{tlsInspector()},
+		FilterChains:     []*listenerv3.FilterChain{inboundChain(in, "mtls")},
+	}
+}
+
+// inboundChain takes mutual TLS of one inbound.
+func inboundChain(in *ir.Inbound, chainName string) *listenerv3.FilterChain {
 	name := InboundName(in.Name)
 	chain := &listenerv3.FilterChain{
-		Name:             "mtls",
+		Name:             chainName,
 		FilterChainMatch: &listenerv3.FilterChainMatch{TransportProtocol: "tls"},
 	}
 	if in.Protocol.IsHTTP() {
@@ -37,7 +47,7 @@ func inboundListener(in *ir.Inbound, address string) *listenerv3.Listener {
 		// A connection that a tightened permission concerns cannot be picked out;
 		// a new name ends all of this port within the drain time.
 		if in.Generation > 0 {
-			chain.Name = fmt.Sprintf("mtls.%d", in.Generation)
+			chain.Name = fmt.Sprintf("%s.%d", chainName, in.Generation)
 		}
 		chain.TransportSocket = serverTLS(CallersName(in.Name), nil)
 		chain.Filters = []*listenerv3.Filter{
@@ -45,12 +55,7 @@ func inboundListener(in *ir.Inbound, address string) *listenerv3.Listener {
 			extensionFilter(name, tcpProxyType),
 		}
 	}
-	return &listenerv3.Listener{
-		Name: name, Address: socketAddress(address, in.Port),
-		TrafficDirection: corev3.TrafficDirection_INBOUND,
-		ListenerFilters:  []*listenerv3.ListenerFilter{tlsInspector()},
-		FilterChains:     []*listenerv3.FilterChain{chain},
-	}
+	return chain
 }
 
 // inboundTCP carries an inbound's bytes to the application, by ECDS.
@@ -70,24 +75,27 @@ func inboundTCP(in *ir.Inbound) *corev3.TypedExtensionConfig {
 	return &corev3.TypedExtensionConfig{Name: name, TypedConfig: pack(t)}
 }
 
-// outboundListener takes the application's own calls, on its own host.
+// outboundListener takes the application's own calls: on its own host, or handed
+// over by the listener where redirected connections arrive.
 func outboundListener(o *ir.Outbound) *listenerv3.Listener {
-	name := OutboundListenerName(o.Address, o.Port)
-	filter := extensionFilter(name, tcpProxyType)
+	filter := extensionFilter(o.Name, tcpProxyType)
 	if o.Protocol.IsHTTP() {
-		filter = outboundHTTP(o, name)
+		filter = outboundHTTP(o)
 	}
-	return &listenerv3.Listener{
-		Name: name, Address: socketAddress(o.Address, o.Port),
+	l := &listenerv3.Listener{
+		Name: OutboundListenerName(o.Address, o.Port), Address: socketAddress(o.Address, o.Port),
 		TrafficDirection: corev3.TrafficDirection_OUTBOUND,
 		FilterChains:     []*listenerv3.FilterChain{{Name: "outbound", Filters: []*listenerv3.Filter{filter}}},
 	}
+	if o.Redirected {
+		l.BindToPort = wrapperspb.Bool(false)
+	}
+	return l
 }
 
-// outboundTCP spreads an outbound's connections over its backends, by ECDS:
-// open connections stay where they are.
+// outboundTCP spreads the connections of outbounds of one name over their
+// backends, by ECDS: open connections stay where they are.
 func outboundTCP(o *ir.Outbound) *corev3.TypedExtensionConfig {
-	name := OutboundListenerName(o.Address, o.Port)
 	t := &tcpv3.TcpProxy{StatPrefix: o.Name, MaxConnectAttempts: wrapperspb.UInt32(3)}
 	weighted := &tcpv3.TcpProxy_WeightedCluster{}
 	for _, b := range o.Backends {
@@ -108,7 +116,7 @@ func outboundTCP(o *ir.Outbound) *corev3.TypedExtensionConfig {
 			policy.outboundTCP(o, t)
 		}
 	}
-	return &corev3.TypedExtensionConfig{Name: name, TypedConfig: pack(t)}
+	return &corev3.TypedExtensionConfig{Name: o.Name, TypedConfig: pack(t)}
 }
 
 // remotePeersListener takes connections for hosts behind gateways and leads each

@@ -16,6 +16,11 @@ const (
 	// RemotePeersListener is the internal listener through which hosts behind
 	// gateways are reached, so that each has a health of its own.
 	RemotePeersListener = "remote_peers"
+	// InboundListener and OutboundListener are where redirected connections
+	// arrive, and PassthroughCluster leads to where they wanted to go.
+	InboundListener    = "inbound"
+	OutboundListener   = "outbound"
+	PassthroughCluster = "passthrough"
 	// UndeliveredHeader marks answers of a sidecar whose application was never
 	// reached; such requests are safe to send again, whatever their method.
 	UndeliveredHeader = "x-tombolo-undelivered"

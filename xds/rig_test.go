@@ -42,21 +42,20 @@ import (
 
 // rig runs real Envoys against the delta server with what this package builds.
 type rig struct {
-	t      *testing.T
-	envoy  string
-	dir    string
-	ads    *delta.Server
-	adsTCP string
-	cas    map[string]*ca.Authority
-	trust  []ir.TrustBundle
-	mu     sync.Mutex
-	mark   int64
-	sets   map[string]*delta.Set // last class set by node
+	t     *testing.T
+	envoy string
+	dir   string
+	ads   *delta.Server
+	cas   map[string]*ca.Authority
+	trust []ir.TrustBundle
+	mu    sync.Mutex
+	mark  int64
+	sets  map[string]*delta.Set // last class set by node
 }
 
 func newRig(t *testing.T, domains ...string) *rig {
 	t.Helper()
-	r := &rig{t: t, envoy: findEnvoy(t), dir: t.TempDir(), cas: map[string]*ca.Authority{}, sets: map[string]*delta.Set{}}
+	r := &rig{t: t, envoy: findEnvoy(t), dir: sockets(t), cas: map[string]*ca.Authority{}, sets: map[string]*delta.Set{}}
 	for _, d := range domains {
 		td, err := identity.ParseTrustDomain(d)
 		must(t, err)
@@ -66,14 +65,32 @@ func newRig(t *testing.T, domains ...string) *rig {
 		r.trust = append(r.trust, ir.TrustBundle{TrustDomain: d, PEM: string(identity.MarshalCertificates(a.Certificate()))})
 	}
 	r.ads = newDelta()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	r.adsTCP = l.Addr().String()
+	l := r.listen("ads")
 	s := grpc.NewServer()
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(s, r.ads)
 	go s.Serve(l)
 	t.Cleanup(s.Stop)
 	return r
+}
+
+// sockets is a directory in which an Envoy of another user may make sockets.
+func sockets(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "xds")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	must(t, os.Chmod(dir, 0o777))
+	return dir
+}
+
+// listen at a socket that every user and network namespace can reach.
+func (r *rig) listen(name string) net.Listener {
+	r.t.Helper()
+	path := filepath.Join(r.dir, name)
+	l, err := net.Listen("unix", path)
+	must(r.t, err)
+	must(r.t, os.Chmod(path, 0o777))
+	return l
 }
 
 func newDelta() *delta.Server {
@@ -130,10 +147,14 @@ func (sds) StreamSecrets(secretv3.SecretDiscoveryService_StreamSecretsServer) er
 // start runs an Envoy with an identity and publishes its configuration.
 func (r *rig) start(node, spiffeID string, p *ir.Proxy, own *ir.Instance, endpoints ...*ir.EndpointSet) *envoyProcess {
 	r.t.Helper()
+	return r.startBy(nil, node, spiffeID, p, own, endpoints...)
+}
+
+// startBy runs an Envoy by the given command, for example as another user.
+func (r *rig) startBy(by []string, node, spiffeID string, p *ir.Proxy, own *ir.Instance, endpoints ...*ir.EndpointSet) *envoyProcess {
+	r.t.Helper()
 	e := &envoyProcess{rig: r, node: node, identity: newDelta()}
-	socket := filepath.Join(r.dir, node+".sds")
-	l, err := net.Listen("unix", socket)
-	must(r.t, err)
+	l := r.listen(node + ".sds")
 	s := grpc.NewServer()
 	secretv3.RegisterSecretDiscoveryServiceServer(s, sds{server: e.identity})
 	go s.Serve(l)
@@ -147,9 +168,10 @@ func (r *rig) start(node, spiffeID string, p *ir.Proxy, own *ir.Instance, endpoi
 	out, err := os.Create(e.log)
 	must(r.t, err)
 	config := filepath.Join(r.dir, node+".yaml")
-	must(r.t, os.WriteFile(config, []byte(r.bootstrap(node, socket)), 0o600))
-	cmd := exec.Command(r.envoy, "-c", config, "--concurrency", "1", "--disable-hot-restart", "--drain-time-s", "2",
+	must(r.t, os.WriteFile(config, []byte(r.bootstrap(node)), 0o644))
+	args := append(append([]string{}, by...), r.envoy, "-c", config, "--concurrency", "1", "--disable-hot-restart", "--drain-time-s", "2",
 		"--log-level", "warn", "--file-flush-interval-msec", "100")
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	must(r.t, cmd.Start())
@@ -169,9 +191,7 @@ func (r *rig) start(node, spiffeID string, p *ir.Proxy, own *ir.Instance, endpoi
 	return e
 }
 
-func (r *rig) bootstrap(node, sdsSocket string) string {
-	_, port, err := net.SplitHostPort(r.adsTCP)
-	must(r.t, err)
+func (r *rig) bootstrap(node string) string {
 	h2 := `typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http2_protocol_options: {}}}}`
 	return fmt.Sprintf(`
 node: {id: %q, cluster: test}
@@ -183,9 +203,9 @@ dynamic_resources:
   cds_config: {ads: {}, resource_api_version: V3}
 static_resources:
   clusters:
-  - {name: ads, type: STATIC, connect_timeout: 1s, %[3]s, load_assignment: {cluster_name: ads, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %[4]s}}}}]}]}}
+  - {name: ads, type: STATIC, connect_timeout: 1s, %[3]s, load_assignment: {cluster_name: ads, endpoints: [{lb_endpoints: [{endpoint: {address: {pipe: {path: %[4]q}}}}]}]}}
   - {name: agent_sds, type: STATIC, connect_timeout: 1s, %[3]s, load_assignment: {cluster_name: agent_sds, endpoints: [{lb_endpoints: [{endpoint: {address: {pipe: {path: %[5]q}}}}]}]}}
-`, node, filepath.Join(r.dir, node+".admin"), h2, port, sdsSocket)
+`, node, filepath.Join(r.dir, node+".admin"), h2, filepath.Join(r.dir, "ads"), filepath.Join(r.dir, node+".sds"))
 }
 
 // publish builds and pushes a node's class, endpoints and trust.

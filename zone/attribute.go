@@ -34,7 +34,7 @@ func sourcesOf(p *ir.Proxy, typeURL, name string, dataplane mesh.Key) []mesh.Key
 					add(m.Source)
 				}
 			}
-		case xds.InboundName(in.Name):
+		case xds.InboundName(in.Name), xds.InboundListener:
 			confs(in.Confs)
 			for _, m := range in.Rules {
 				add(m.Source)
