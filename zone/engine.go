@@ -70,6 +70,8 @@ type engineConfig struct {
 	// retake is how long a pod whose stream broke is out of endpoint sets while the
 	// API server says that it is ready, default DefaultRetake.
 	retake time.Duration
+	// vips are the ranges of virtual addresses.
+	vips VIPRanges
 	// linked reports whether global is connected; nil is never.
 	linked func() bool
 	// tokensChanged is called, without locks, after the keys of some mesh changed.
@@ -105,6 +107,9 @@ type engine struct {
 	kept        map[mesh.Key]mesh.Resource
 	files       map[mesh.Key]mesh.Resource
 	counters    map[string]uint64
+	given       map[mesh.Key][]string        // addresses that the platform told
+	called      map[string]map[mesh.Key]bool // services with addresses, by mesh
+	vips        *vips
 	permissions map[string]ir.Permission
 	unsaved     map[mesh.Key]bool
 	mark        mesh.Revision
@@ -156,6 +161,8 @@ type batch struct {
 	publish map[string]bool
 	// assign are the proxies whose group or own resources changed.
 	assign map[mesh.Key]bool
+	// addresses of services, decided in this round of derivation.
+	addresses map[mesh.Key][]string
 	// after run when all is done, outside of any lock.
 	after []func()
 	// tokens says that some mesh's keys changed.
@@ -188,7 +195,7 @@ func newEngine(cfg engineConfig) (*engine, error) {
 		authorities: map[authorityKey]ca.Slots{}, domains: map[string][]string{},
 		synced: map[mesh.Key]bool{}, kept: map[mesh.Key]mesh.Resource{}, files: map[mesh.Key]mesh.Resource{},
 		counters: map[string]uint64{}, permissions: map[string]ir.Permission{}, unsaved: map[mesh.Key]bool{},
-		facts: newFacts(), tracker: newTracker(),
+		facts: newFacts(), tracker: newTracker(), given: map[mesh.Key][]string{}, called: map[string]map[mesh.Key]bool{}, vips: newVIPs(cfg.vips),
 	}
 	if err := e.restore(state); err != nil {
 		return nil, err
@@ -411,7 +418,7 @@ func (e *engine) derive(b *batch) {
 		// Ends first: what one unit ceases to stand for another may begin to.
 		changes = append(ends, changes...)
 		e.facts.update(changes, e.cfg.zone)
-		e.apply(b, world.Batch{Changes: changes})
+		e.apply(b, world.Batch{Changes: changes, Addresses: e.takeAddresses(b)})
 	}
 	e.log.Error("derived facts do not settle", "units", fmt.Sprint(len(e.dirty)))
 }

@@ -85,11 +85,12 @@ type rig struct {
 	out  *recorder
 	e    *engine
 	rev  mesh.Revision
+	vips VIPRanges
 }
 
 func newRig(t testing.TB, zone string) *rig {
 	t.Helper()
-	r := &rig{t: t, dir: t.TempDir(), zone: zone}
+	r := &rig{t: t, dir: t.TempDir(), zone: zone, vips: DefaultVIPRanges()}
 	r.start()
 	t.Cleanup(func() { _ = r.file.Close() })
 	return r
@@ -109,7 +110,7 @@ func (r *rig) start() {
 func (r *rig) engine(out publisher) *engine {
 	r.t.Helper()
 	e, err := newEngine(engineConfig{zone: r.zone, disk: r.file, delta: out, lease: DefaultLease, grace: DefaultGrace, doubt: DefaultDoubt,
-		log: slog.New(slog.DiscardHandler)})
+		vips: r.vips, log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -42,6 +42,7 @@ func (e *engine) restore(s *disk.State) error {
 		e.authorities[authorityKey{a.Mesh, a.TrustDomain}] = slots
 	}
 	e.counters = s.Counters
+	e.vips.adopt(s.Counters)
 	for name, text := range s.Permissions {
 		var p ir.Permission
 		if err := json.Unmarshal(text, &p); err != nil {

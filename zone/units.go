@@ -18,6 +18,8 @@ const (
 	stageNamed
 	stageProxy
 	stageService
+	stageAddresses
+	stageNames
 	stageCompile // sets and classes: nothing is derived from them
 )
 
@@ -25,6 +27,8 @@ const (
 type unit struct {
 	id    world.Unit
 	stage int
+	// specs: the unit does not care for what only the status of a resource says.
+	specs bool
 	// derive returns the resources that the unit stands for; nil for compiles.
 	derive func(b *batch, r ir.Reader) []mesh.Resource
 	// outputs are what it returned last.
@@ -69,7 +73,11 @@ func (e *engine) drop(id world.Unit) []mesh.Change {
 // runUnit derives, and returns how its outputs changed.
 func (e *engine) runUnit(b *batch, u *unit) []mesh.Change {
 	var out []mesh.Resource
-	e.world.Read(u.id, func(r ir.Reader) { out = u.derive(b, r) })
+	read := e.world.Read
+	if u.specs {
+		read = e.world.ReadSpecs
+	}
+	read(u.id, func(r ir.Reader) { out = u.derive(b, r) })
 	return outputChanges(u, out)
 }
 
@@ -117,6 +125,7 @@ func (e *engine) discover(key mesh.Key) {
 	e.ensure(unitOf("tokens", name), stageTokens, func(b *batch, r ir.Reader) []mesh.Resource { return e.deriveTokens(b, r, name) })
 	e.ensure(unitOf("authority", name), stageAuthority, func(b *batch, r ir.Reader) []mesh.Resource { return e.deriveTrust(b, r, name) })
 	e.ensure(unitOf("named", name), stageNamed, func(b *batch, r ir.Reader) []mesh.Resource { return e.deriveNamed(r, name) })
+	e.ensure(unitOf("vips", name), stageAddresses, func(b *batch, r ir.Reader) []mesh.Resource { return e.deriveVIPs(b, r, name) }).specs = true
 }
 
 // deriveNamed finds the proxies that somebody calls by name. They have classes of

@@ -62,6 +62,8 @@ type Config struct {
 	RestartGrace time.Duration
 	// Doubt is how long a mass disappearance is not believed, default DefaultDoubt.
 	Doubt time.Duration
+	// VIPs are the ranges of virtual addresses, default DefaultVIPRanges.
+	VIPs VIPRanges
 	// Version of the software, for people.
 	Version string
 	// Log, default discards.
@@ -107,6 +109,10 @@ func New(cfg Config) (*Zone, error) {
 		if *d.value == 0 {
 			*d.value = d.def
 		}
+	}
+	var err error
+	if cfg.VIPs, err = cfg.VIPs.withDefaults(); err != nil {
+		return nil, err
 	}
 	names := append([]string(nil), cfg.Names...)
 	host, _, err := net.SplitHostPort(cfg.Listen)
@@ -241,7 +247,7 @@ func (z *Zone) assemble(file disk.Store) (*parts, error) {
 		Log:        z.log, Registerer: z.registry,
 	})
 	p.engine, err = newEngine(engineConfig{
-		zone: z.cfg.Name, disk: file, delta: p.xds, lease: z.cfg.ProxyLease, grace: z.cfg.RestartGrace, doubt: z.cfg.Doubt,
+		zone: z.cfg.Name, disk: file, delta: p.xds, lease: z.cfg.ProxyLease, grace: z.cfg.RestartGrace, doubt: z.cfg.Doubt, vips: z.cfg.VIPs,
 		linked:        func() bool { return p.client != nil && p.client.Connected() },
 		tokensChanged: func() { p.agents.Recheck() },
 		log:           z.log, registerer: z.registry,

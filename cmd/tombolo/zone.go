@@ -60,6 +60,7 @@ data directory. SIGHUP reads --resources again.`,
 	f.DurationVar(&cfg.ProxyLease, "proxy-lease", zone.DefaultLease, "how long a proxy that is gone is remembered")
 	f.DurationVar(&cfg.RestartGrace, "restart-grace", zone.DefaultGrace, "how long proxies known from disk count as connected after a restart")
 	f.DurationVar(&cfg.Doubt, "doubt", zone.DefaultDoubt, "how long it is not believed that most proxies vanished at once")
+	vipFlags(f, &cfg.VIPs)
 	logFlags(cmd, &level, &format)
 	return cmd
 }

@@ -172,7 +172,13 @@ func (f *File) write(tx *bolt.Tx, u *Update) error {
 func (f *File) writeMeta(tx *bolt.Tx, u *Update) error {
 	counters := tx.Bucket([]byte(bucketCounters))
 	for _, name := range slices.Sorted(maps.Keys(u.Counters)) {
-		if err := counters.Put([]byte(name), binary.BigEndian.AppendUint64(nil, u.Counters[name])); err != nil {
+		var err error
+		if n := u.Counters[name]; n == 0 {
+			err = counters.Delete([]byte(name))
+		} else {
+			err = counters.Put([]byte(name), binary.BigEndian.AppendUint64(nil, n))
+		}
+		if err != nil {
 			return err
 		}
 	}

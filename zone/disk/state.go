@@ -77,7 +77,7 @@ type Update struct {
 	DeleteProxies []mesh.Key
 	// PutAuthorities to seal and keep.
 	PutAuthorities []Authority
-	// Counters to set.
+	// Counters to set; 0 deletes.
 	Counters map[string]uint64
 	// Permissions to set; nil bytes delete.
 	Permissions map[string][]byte
