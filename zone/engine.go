@@ -137,8 +137,6 @@ type batch struct {
 	changes []mesh.Change
 	// local changes of what the zone owns, where no unit derives them.
 	local []mesh.Change
-	// addresses of services to set.
-	addresses map[mesh.Key][]string
 	// must be durable before anything is published, late may follow after.
 	must, late disk.Update
 	// saveLate are the proxies to save after all.
@@ -289,7 +287,7 @@ func (e *engine) process(ops []*op) {
 	}
 	e.mark = max(e.mark, b.mark)
 	e.facts.update(b.local, e.cfg.zone)
-	e.apply(b, world.Batch{Changes: append(b.changes, b.local...), Addresses: b.addresses})
+	e.apply(b, world.Batch{Changes: append(b.changes, b.local...)})
 	e.derive(b)
 	b.factsVersion = e.facts.version()
 	e.compileSets(b)

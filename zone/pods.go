@@ -44,10 +44,7 @@ func (e *engine) takePlatform(b *batch, in platform.Batch) {
 	for k, pod := range in.Pods {
 		e.takePod(b, k, pod)
 	}
-	if b.addresses == nil {
-		b.addresses = map[mesh.Key][]string{}
-	}
-	maps.Copy(b.addresses, in.Addresses)
+	e.giveAddresses(in.Addresses)
 	for name, n := range in.Remember {
 		if e.counters[name] == n {
 			continue
