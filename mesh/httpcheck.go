@@ -21,6 +21,9 @@ func (s *MeshHTTPRoute) Validate() Problems {
 		if len(to.Hostnames) > 0 {
 			out.Addf(join(at, "hostnames"), "must be absent: it is reserved")
 		}
+		if to.Unmatched != "" {
+			out.oneOf(join(at, "unmatched"), to.Unmatched, UnmatchedForward, UnmatchedNotFound)
+		}
 		out.count(join(at, "rules"), len(to.Rules), 1, maxRouteRules)
 		for j := range to.Rules {
 			out.In(indexPath(join(at, "rules"), j), to.Rules[j].problems())

@@ -16,7 +16,16 @@ type HTTPRouteTo struct {
 	Hostnames []string `json:"hostnames,omitempty"`
 	// Rules, required.
 	Rules []HTTPRouteRule `json:"rules"`
+	// Unmatched says what becomes of requests that no rule matches: Forward
+	// (default) sends them to the destination, NotFound answers 404.
+	Unmatched string `json:"unmatched,omitempty"`
 }
+
+// Values of HTTPRouteTo.Unmatched.
+const (
+	UnmatchedForward  = "Forward"
+	UnmatchedNotFound = "NotFound"
+)
 
 // HTTPRouteRule is a set of matches and what to do with such requests.
 type HTTPRouteRule struct {
@@ -157,7 +166,7 @@ func (s *MeshHTTPRoute) TopTarget() *TargetRef { return s.TargetRef }
 func (s *MeshHTTPRoute) ToItems() []ToItem {
 	out := make([]ToItem, len(s.To))
 	for i := range s.To {
-		out[i] = ToItem{Target: s.To[i].TargetRef, Conf: &HTTPRouteRules{Rules: s.To[i].Rules}}
+		out[i] = ToItem{Target: s.To[i].TargetRef, Conf: &HTTPRouteRules{Rules: s.To[i].Rules, Unmatched: s.To[i].Unmatched}}
 	}
 	return out
 }

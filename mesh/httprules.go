@@ -11,6 +11,8 @@ import (
 type HTTPRouteRules struct {
 	// Rules in document order.
 	Rules []HTTPRouteRule
+	// Unmatched as in HTTPRouteTo.
+	Unmatched string
 }
 
 // MergedHTTPRule is a rule after merging.
@@ -79,6 +81,17 @@ func HTTPRules(selected []Selected, dest Destination) []MergedHTTPRule {
 		slices.Reverse(out[at].Sources)
 	}
 	return out
+}
+
+// HTTPUnmatched is what the route of highest priority that says it wants for
+// requests that no rule matches: UnmatchedForward or UnmatchedNotFound.
+func HTTPUnmatched(selected []Selected, dest Destination) (string, ConfSource) {
+	for _, item := range slices.Backward(toMatches(selected, &dest)) {
+		if rules, ok := item.conf.(*HTTPRouteRules); ok && rules.Unmatched != "" {
+			return rules.Unmatched, item.source()
+		}
+	}
+	return UnmatchedForward, ConfSource{}
 }
 
 // matchesKey is equal for equal matches.

@@ -46,6 +46,9 @@ func outboundRoute(r *ir.Route) *routev3.Route {
 			rewrite = f.URLRewrite
 		}
 	}
+	if r.Status != 0 {
+		out.Action = &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: r.Status}}
+	}
 	if out.Action != nil {
 		return out
 	}

@@ -221,6 +221,8 @@ type Route struct {
 	Filters []mesh.HTTPFilter
 	// Mirrors are resolved RequestMirror filters.
 	Mirrors []Mirror
+	// Status answers requests at once, when it is not 0.
+	Status uint32
 	// Backends with weights; none resolved: requests get 500.
 	Backends []WeightedBackend
 	// Timeouts of requests on this route.

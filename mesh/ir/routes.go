@@ -45,8 +45,11 @@ func (b *compiler) routes(t *backend, dest mesh.Destination, confs Confs) []Rout
 		return out
 	}
 	last := Route{Name: defaultRoute, Timeouts: outboundTimeouts(confs), Confs: confs}
+	unmatched, source := mesh.HTTPUnmatched(b.policies(mesh.KindMeshHTTPRoute), dest)
 	if len(rules) == 0 {
 		last.Backends, last.Source = b.tcpBackends(t, dest)
+	} else if unmatched != mesh.UnmatchedForward { // a value that is not known here is not for forwarding either
+		last.Status, last.Source = 404, Source(source)
 	} else {
 		last.Backends = []WeightedBackend{{Destination: b.use(t), Weight: 1}}
 	}

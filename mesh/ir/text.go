@@ -118,6 +118,9 @@ func (w *writer) outbound(o *Outbound) {
 	for i := range o.Routes {
 		r := &o.Routes[i]
 		w.line(1, "route %s: %s%s", r.Name, jsonText(r.Match), from(r.Source))
+		if r.Status != 0 {
+			w.line(2, "answers %d", r.Status)
+		}
 		for _, f := range r.Filters {
 			w.line(2, "filter %s", jsonText(f))
 		}

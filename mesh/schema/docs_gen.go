@@ -77,6 +77,7 @@ func embedded() Docs {
 		"HTTPRouteTo.Hostnames":                    "Reserved; must be empty.",
 		"HTTPRouteTo.Rules":                        "Rules, required.",
 		"HTTPRouteTo.TargetRef":                    "The destination that callers address.",
+		"HTTPRouteTo.Unmatched":                    "Unmatched says what becomes of requests that no rule matches: Forward\n(default) sends them to the destination, NotFound answers 404.",
 		"HeaderMatch":                              "HeaderMatch matches one header.",
 		"HeaderMatch.Name":                         "Name, lower case.",
 		"HeaderMatch.Type":                         "Exact (default), Present, RegularExpression, Absent or Prefix.",
