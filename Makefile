@@ -39,8 +39,8 @@ generate: ## everything that is derived: protobuf, schemas, reference pages, CRD
 	$(GO) run ./internal/gen
 
 verify: generate ## fail when something derived is stale
-	@stale=$$(git status --porcelain -- proto mesh/schema docs/reference deploy/crds); test -z "$$stale" || \
-	  { echo "$$stale"; git diff -- proto mesh/schema docs/reference deploy/crds; echo "stale, or not committed: make generate"; exit 1; }
+	@stale=$$(git status --porcelain -- proto mesh/schema docs/reference deploy/helm/tombolo/files/crds); test -z "$$stale" || \
+	  { echo "$$stale"; git diff -- proto mesh/schema docs/reference deploy/helm/tombolo/files/crds; echo "stale, or not committed: make generate"; exit 1; }
 	$(GO) mod verify
 
 bench: build ## the budgets of docs/bench.md, measured here

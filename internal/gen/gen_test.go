@@ -25,7 +25,7 @@ func TestGeneratedFilesAreFresh(t *testing.T) {
 			t.Errorf("%s is stale; run make generate (-file +derived):\n%s", name, diff)
 		}
 	}
-	for _, pattern := range []string{"docs/reference/*.md", "deploy/crds/*.yaml"} {
+	for _, pattern := range []string{"docs/reference/*.md", "deploy/helm/tombolo/files/crds/*.yaml"} {
 		pages, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil {
 			t.Fatal(err)

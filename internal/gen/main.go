@@ -74,7 +74,7 @@ func derive(root string) (map[string][]byte, error) {
 		if k.Cluster == mesh.NotInCluster {
 			continue
 		}
-		if out["deploy/crds/"+schema.CRDName(k)], err = schema.CRD(k, docs); err != nil {
+		if out["deploy/helm/tombolo/files/crds/"+schema.CRDName(k)], err = schema.CRD(k, docs); err != nil {
 			return nil, err
 		}
 	}

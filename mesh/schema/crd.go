@@ -15,7 +15,7 @@ import (
 // largestPort of TCP.
 const largestPort = 65535
 
-// CRDName is the file of a CustomResourceDefinition below deploy/crds, which is
+// CRDName is the file of a CustomResourceDefinition below deploy/helm/tombolo/files/crds, which is
 // its name with a suffix: "meshtimeouts.tombolo.io.yaml".
 func CRDName(k mesh.Kind) string { return k.Plural() + "." + mesh.ClusterGroup + ".yaml" }
 
