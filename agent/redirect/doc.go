@@ -12,11 +12,11 @@
 //     port, with its destination in SO_ORIGINAL_DST.
 //   - TCP that comes from another host arrives at the inbound port.
 //   - DNS (UDP and TCP port 53) arrives at the DNS port on 127.0.0.1 or ::1.
-//   - What the proxy itself opens is left alone, but for one case: a call to this
-//     host's own address that does not come from a loopback address is a call of
-//     the application to itself by way of the mesh, and arrives at the inbound
-//     port. So the proxy opens connections to the application either to a
-//     loopback address or from one (127.0.0.6 or ::1).
+//   - What the proxy itself opens is left alone, but for one case: what Envoy
+//     opens to other proxies has the socket priority [MeshCallPriority], and where it
+//     leads to this host's own address, it is a call of the application to itself
+//     by way of the mesh and arrives at the inbound port. Connections to the
+//     application have no such priority and reach it, whatever its address.
 //
 // Loopback, this host's own addresses, IPv6 link-local addresses and every
 // protocol but TCP and DNS are not touched; nor is what a host forwards.

@@ -74,6 +74,13 @@ func outLoopback() match {
 	}}
 }
 
+func priority(n uint32) match {
+	return match{fmt.Sprintf("meta priority 0:%d", n), []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyPRIORITY, Register: reg},
+		equal(binaryutil.NativeEndian.PutUint32(n)),
+	}}
+}
+
 func inLoopback() match {
 	return match{`iif "lo"`, []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyIIF, Register: reg},

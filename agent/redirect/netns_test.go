@@ -2,6 +2,7 @@ package redirect
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -169,7 +171,13 @@ func originalDst(c net.Conn) string {
 // call returns who takes a connection to address, from source ("" is any).
 func call(t *testing.T, netns string, uid, gid int, source, address string) (arrival, error) {
 	t.Helper()
-	c, err := dial(t, netns, uid, gid, source, address)
+	return callWith(t, netns, uid, gid, source, address, 0)
+}
+
+// callWith is call with a socket priority.
+func callWith(t *testing.T, netns string, uid, gid int, source, address string, priority int) (arrival, error) {
+	t.Helper()
+	c, err := dialWith(t, netns, uid, gid, source, address, priority)
 	if err != nil {
 		return arrival{}, err
 	}
@@ -177,12 +185,24 @@ func call(t *testing.T, netns string, uid, gid int, source, address string) (arr
 	return greeting(c)
 }
 
-func dial(t *testing.T, netns string, uid, gid int, source, address string) (c net.Conn, err error) {
+func dial(t *testing.T, netns string, uid, gid int, source, address string) (net.Conn, error) {
+	t.Helper()
+	return dialWith(t, netns, uid, gid, source, address, 0)
+}
+
+func dialWith(t *testing.T, netns string, uid, gid int, source, address string, priority int) (c net.Conn, err error) {
 	t.Helper()
 	as(t, netns, uid, gid, func() {
 		d := net.Dialer{Timeout: 3 * time.Second}
 		if source != "" {
 			d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(source)}
+		}
+		d.Control = func(_, _ string, raw syscall.RawConn) error {
+			var failed error
+			err := raw.Control(func(fd uintptr) {
+				failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PRIORITY, priority)
+			})
+			return cmp.Or(err, failed)
 		}
 		c, err = d.Dial("tcp", address)
 	})

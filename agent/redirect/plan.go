@@ -12,6 +12,10 @@ const Table = "tombolo"
 // DNSZone is the conntrack zone of redirected UDP questions and their answers.
 const DNSZone = 15053
 
+// MeshCallPriority is the SO_PRIORITY of what Envoy opens to other proxies: a mark
+// that takes no privilege to set and never leaves the host.
+const MeshCallPriority = 6
+
 const dnsPort = 53
 
 // Plan is the content of the table.
@@ -79,23 +83,16 @@ func output(c Config) []rule {
 }
 
 // selfCalls of the application by way of the mesh: Envoy's connection to an own
-// address has to enter as anybody's does, with mTLS and permission. What Envoy and
-// the agent open to the application itself has a loopback address on one side.
+// address has to enter as anybody's does, with mTLS and permission. Envoy marks what
+// it opens to other proxies; what it and the agent open to the application has no mark.
 func selfCalls(c Config) []rule {
-	self := []match{skuid(c.Proxy.UID, c.Proxy.UID), outLoopback()}
+	self := []match{skuid(c.Proxy.UID, c.Proxy.UID), outLoopback(), priority(MeshCallPriority)}
 	with := func(m ...match) []match { return append(append([]match{}, self...), m...) }
 	out := []rule{}
 	for _, loopback := range loopbacks() {
-		out = append(out,
-			rule{with(daddr(loopback)), leave(), "proxy to application"},
-			rule{with(saddr(loopback)), leave(), "proxy to application"})
+		out = append(out, rule{with(daddr(loopback)), leave(), "a proxy that listens on loopback"})
 	}
-	direct := append(c.OwnPorts(), c.Inbound.ExcludePorts...)
-	if c.DNS.Mode != DNSOff {
-		// The agent asks a nameserver that this host runs.
-		direct = append(direct, Ports{dnsPort, dnsPort})
-	}
-	for _, p := range direct {
+	for _, p := range c.Inbound.ExcludePorts {
 		out = append(out, rule{with(tcpTo(p)), leave(), "excluded inbound port"})
 	}
 	for _, f := range missingFamilies(c) {

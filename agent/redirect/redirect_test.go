@@ -96,6 +96,7 @@ func TestTCP(t *testing.T) {
 		source    string
 		to        string
 		server    string
+		priority  int
 		unchanged bool
 	}{
 		{name: "out v4", from: l.host, to: join(peer4, "80"), server: "15001"},
@@ -119,11 +120,15 @@ func TestTCP(t *testing.T) {
 		{name: "own address", from: l.host, to: join(host4, "8080"), server: "8080"},
 		{name: "own address v6", from: l.host, to: join(host6, "8080"), server: "8080"},
 		{name: "proxy to application, loopback", from: l.host, uid: proxy, to: "127.0.0.1:8080", server: "8080"},
-		{name: "proxy to application, from 127.0.0.6", from: l.host, uid: proxy, source: "127.0.0.6", to: join(host4, "8080"), server: "8080"},
-		{name: "proxy to application, from ::1", from: l.host, uid: proxy, source: "::1", to: join(host6, "8080"), server: "8080"},
-		{name: "application calls itself by the mesh", from: l.host, uid: proxy, to: join(host4, "8080"), server: "15006"},
-		{name: "application calls itself by the mesh v6", from: l.host, uid: proxy, to: join(host6, "8080"), server: "15006"},
-		{name: "proxy to own excluded port", from: l.host, uid: proxy, to: join(host4, "8081"), server: "8081"},
+		{name: "proxy to application", from: l.host, uid: proxy, to: join(host4, "8080"), server: "8080"},
+		{name: "proxy to application v6", from: l.host, uid: proxy, to: join(host6, "8080"), server: "8080"},
+		{name: "proxy to application, from loopback", from: l.host, uid: proxy, source: "127.0.0.6", to: join(host4, "8080"), server: "8080"},
+		{name: "application calls itself by the mesh", from: l.host, uid: proxy, priority: MeshCallPriority, to: join(host4, "8080"), server: "15006"},
+		{name: "application calls itself by the mesh v6", from: l.host, uid: proxy, priority: MeshCallPriority, to: join(host6, "8080"), server: "15006"},
+		{name: "proxy to another proxy", from: l.host, uid: proxy, priority: MeshCallPriority, to: join(peer4, "80"), server: "peer"},
+		{name: "proxy to a proxy on loopback", from: l.host, uid: proxy, priority: MeshCallPriority, to: "127.0.0.1:8080", server: "8080"},
+		{name: "application with that priority", from: l.host, uid: 1000, priority: MeshCallPriority, to: join(host4, "8080"), server: "8080"},
+		{name: "proxy to own excluded port", from: l.host, uid: proxy, priority: MeshCallPriority, to: join(host4, "8081"), server: "8081"},
 		{name: "in v4", from: l.peer, to: join(host4, "8080"), server: "15006"},
 		{name: "in v6", from: l.peer, to: join(host6, "8080"), server: "15006"},
 		{name: "in, port without a server", from: l.peer, to: join(host4, "4711"), server: "15006"},
@@ -133,7 +138,7 @@ func TestTCP(t *testing.T) {
 		{name: "in, excluded network", from: l.peer, source: "10.98.0.1", to: join(host4, "8080"), server: "8080"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got, err := call(t, tc.from, tc.uid, tc.gid, tc.source, tc.to)
+			got, err := callWith(t, tc.from, tc.uid, tc.gid, tc.source, tc.to, tc.priority)
 			if err != nil {
 				t.Fatal(err)
 			}
