@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"sigs.k8s.io/yaml"
 
+	"github.com/tombolo-mesh/tombolo/agent/appprobe"
 	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
 )
 
@@ -37,7 +38,14 @@ func New(cfg Config) (*Agent, error) {
 // Run runs Envoy until ctx ends, then drains in order and returns nil. It returns
 // an *EnvoyExit when Envoy ends on its own.
 func (a *Agent) Run(ctx context.Context) error {
-	manifest, err := readManifest(a.cfg)
+	var manifest []byte
+	if !a.cfg.Kubernetes {
+		var err error
+		if manifest, err = readManifest(a.cfg); err != nil {
+			return err
+		}
+	}
+	health, err := a.appProbes()
 	if err != nil {
 		return err
 	}
@@ -76,10 +84,22 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.cfg.ReadinessAddress != "" {
 		group.Go(func() error { return sup.serveReadiness(live) })
 	}
+	if health != nil {
+		group.Go(func() error { return health.Run(live) })
+	}
 	if err := group.Wait(); !errors.Is(err, errStopped) {
 		return err
 	}
 	return nil
+}
+
+// appProbes is the server that runs the application's probes, nil without probes.
+func (a *Agent) appProbes() (*appprobe.Server, error) {
+	table, err := appprobe.Parse([]byte(a.cfg.AppProbes))
+	if err != nil || len(table) == 0 {
+		return nil, err
+	}
+	return appprobe.NewServer(appprobe.Config{Table: table, Host: a.cfg.PodIPs[0], Address: a.cfg.AppProbesAddress, Log: a.cfg.Log})
 }
 
 // readManifest reads the Dataplane. The zone judges it; the agent looks only

@@ -22,7 +22,11 @@ const (
 type Config struct {
 	// Gateway is set for a zone ingress, a Dataplane with listeners.
 	Gateway bool
-	// Dataplane is the path of the manifest.
+	// Kubernetes is set in a pod: there is no manifest, since the zone knows the
+	// pod from the API server, and a sidecar is stopped after the application's
+	// containers ended, so that it has nothing to drain.
+	Kubernetes bool
+	// Dataplane is the path of the manifest; none in Kubernetes.
 	Dataplane string
 	// TokenFile has the dataplane token. It is read again for each connection.
 	TokenFile string
@@ -31,6 +35,8 @@ type Config struct {
 	// ZoneCA is the path of the PEM authorities that the zone's certificate is
 	// verified with. It is read again for each connection.
 	ZoneCA string
+	// ZoneCAPEM is the authorities themselves, instead of a file.
+	ZoneCAPEM string
 	// ZoneServerName is the name in the zone's certificate; default is the host of the address.
 	ZoneServerName string
 	// Envoy is the binary, default "envoy" on PATH.
@@ -48,6 +54,13 @@ type Config struct {
 	EnvoyLogLevel string
 	// ReadinessAddress is host:port for GET /ready; empty for none.
 	ReadinessAddress string
+	// AppProbes is the table of the application's probes that the agent runs for a
+	// kubelet, as package appprobe writes it; empty for none.
+	AppProbes string
+	// AppProbesAddress is host:port for them, default ":9001".
+	AppProbesAddress string
+	// PodIPs are the pod's addresses, the first is the one that probes ask.
+	PodIPs []string
 	// Version of the agent, for people.
 	Version string
 	// EnvoyOutput gets what Envoy writes; default os.Stderr.
@@ -64,10 +77,20 @@ func (c Config) withDefaults() (Config, error) {
 			errs = append(errs, fmt.Errorf("%s is required", flag))
 		}
 	}
-	need(c.Dataplane, "dataplane")
+	if !c.Kubernetes {
+		need(c.Dataplane, "dataplane")
+	} else if c.Dataplane != "" {
+		errs = append(errs, errors.New("dataplane is not for Kubernetes, where the zone knows the pod"))
+	}
 	need(c.TokenFile, "token file")
 	need(c.ZoneAddress, "zone address")
-	need(c.ZoneCA, "zone CA")
+	need(c.ZoneCA+c.ZoneCAPEM, "zone CA")
+	if len(c.ZoneCAPEM) > maxCA {
+		errs = append(errs, fmt.Errorf("zone CA: %d bytes, at most %d are allowed", len(c.ZoneCAPEM), maxCA))
+	}
+	if c.AppProbes != "" && len(c.PodIPs) == 0 {
+		errs = append(errs, errors.New("pod IPs are required for application probes"))
+	}
 	if c.ZoneAddress != "" {
 		host, _, err := splitAddress(c.ZoneAddress)
 		if err != nil {
@@ -114,6 +137,18 @@ func splitAddress(address string) (host string, port int, err error) {
 		return "", 0, fmt.Errorf("must be host:port with a port of 1 to 65535, not %q", address)
 	}
 	return host, port, nil
+}
+
+// zoneCA reads the PEM authorities of the zone.
+func (c Config) zoneCA() ([]byte, error) {
+	if c.ZoneCAPEM != "" {
+		return []byte(c.ZoneCAPEM), nil
+	}
+	pem, err := readBounded(c.ZoneCA, maxCA)
+	if err != nil {
+		return nil, fmt.Errorf("zone CA: %w", err)
+	}
+	return pem, nil
 }
 
 // readBounded reads a file of at most limit bytes.

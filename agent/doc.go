@@ -2,7 +2,8 @@
 // makes its key and keeps its certificate fresh, starts and watches Envoy, watches
 // the application's ports, and drains in order at the end.
 //
-// In flow a Dataplane manifest, a token and a zone's address; out flow a running
+// In flow a Dataplane manifest (none in a pod, which the zone knows from its
+// token), a token and a zone's address; out flow a running
 // Envoy with its bootstrap and its identity (SDS on a Unix socket). Everything
 // else that Envoy needs comes from the zone by ADS.
 package agent

@@ -96,7 +96,11 @@ func testConfig(t *testing.T, z *fakeZone) Config {
 
 func startAgent(t *testing.T, z *fakeZone) *running {
 	t.Helper()
-	cfg := testConfig(t, z)
+	return startConfigured(t, z, testConfig(t, z))
+}
+
+func startConfigured(t *testing.T, z *fakeZone, cfg Config) *running {
+	t.Helper()
 	r := &running{zone: z, dir: cfg.WorkDir, log: &buffer{}, done: make(chan error, 1)}
 	cfg.Log = slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	a, err := New(cfg)

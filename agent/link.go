@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -67,6 +68,7 @@ type link struct {
 	up       bool
 	stopping bool
 	ever     bool // registered once
+	reason   string
 }
 
 func newLink(cfg linkConfig) *link {
@@ -94,11 +96,12 @@ func (l *link) run(ctx context.Context) error {
 			wait.Reset()
 			reason = ""
 		}
-		if !l.ever && status.Code(err) == codes.InvalidArgument {
+		if !l.ever && !l.cfg.agent.Kubernetes && status.Code(err) == codes.InvalidArgument {
 			return fmt.Errorf("zone refuses the dataplane: %s", status.Convert(err).Message())
 		}
 		if text := errorText(err); text != reason {
 			reason = text
+			l.setAway(text)
 			l.cfg.log.Warn("zone is away, trying on", "zone", l.cfg.agent.ZoneAddress, "error", text)
 		}
 		pause := wait.NextBackOff()
@@ -125,6 +128,19 @@ func (l *link) isStopping() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.stopping
+}
+
+// away says why the zone has not taken the proxy yet, in one line; empty once it did.
+func (l *link) away() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.reason
+}
+
+func (l *link) setAway(reason string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reason = reason
 }
 
 func (l *link) setUp(up bool) {
@@ -182,13 +198,13 @@ func (l *link) leave(ctx context.Context) {
 }
 
 func (l *link) dial() (*grpc.ClientConn, error) {
-	pem, err := readBounded(l.cfg.agent.ZoneCA, maxCA)
+	pem, err := l.cfg.agent.zoneCA()
 	if err != nil {
-		return nil, fmt.Errorf("zone CA: %w", err)
+		return nil, err
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("zone CA: %s has no PEM certificate", l.cfg.agent.ZoneCA)
+		return nil, fmt.Errorf("zone CA: %s has no PEM certificate", cmp.Or(l.cfg.agent.ZoneCA, "the given text"))
 	}
 	return grpc.NewClient("passthrough:///"+l.cfg.agent.ZoneAddress,
 		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
@@ -277,6 +293,9 @@ func (s *session) run(ctx context.Context) (registered bool, err error) {
 
 func (s *session) register() error {
 	notReady := []string{unknownHealth}
+	if s.cfg.agent.Kubernetes && !s.ever {
+		notReady = nil // kubelets say who is ready, unless the zone asks
+	}
 	if s.ever {
 		notReady = s.cfg.probes.notReady()
 	}
@@ -315,6 +334,7 @@ func (s *session) welcome(r *agentv1.Registered) {
 	}
 	s.registered <- r
 	s.setUp(true)
+	s.setAway("")
 	s.cfg.renew.connected()
 }
 

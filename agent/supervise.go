@@ -85,6 +85,14 @@ func (s *supervisor) runEnvoy(stop, live context.Context, r *agentv1.Registered)
 		case <-live.Done():
 			return nil, nil
 		case <-stop.Done():
+			if s.cfg.Kubernetes && !s.cfg.Gateway {
+				// Kubelets stop a sidecar when the application's containers have ended:
+				// nobody is left to answer, or to call from here.
+				s.draining.Store(true)
+				s.leave(live)
+				envoy.stop()
+				return nil, nil
+			}
 			err := s.drain(live, envoy)
 			s.leave(live)
 			return nil, err
@@ -109,9 +117,9 @@ func sameBootstrap(a, b *agentv1.Registered) bool {
 
 // writeBootstrap replaces the bootstrap file, readable by this user alone.
 func (s *supervisor) writeBootstrap(r *agentv1.Registered) (string, error) {
-	zoneCA, err := readBounded(s.cfg.ZoneCA, maxCA)
+	zoneCA, err := s.cfg.zoneCA()
 	if err != nil {
-		return "", fmt.Errorf("zone CA: %w", err)
+		return "", err
 	}
 	b, err := bootstrapOf(s.cfg, r, string(zoneCA), s.adminSocket, s.sdsSocket)
 	if err != nil {
@@ -230,6 +238,9 @@ func (s *supervisor) serveReadiness(ctx context.Context) error {
 		check, cancel := context.WithTimeout(r.Context(), time.Second)
 		defer cancel()
 		if err := s.admin.ready(check); err != nil {
+			if away := s.link.away(); away != "" {
+				err = fmt.Errorf("zone %s is away: %s", s.cfg.ZoneAddress, away)
+			}
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}

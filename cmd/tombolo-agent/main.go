@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
@@ -52,6 +53,7 @@ func root() *cobra.Command {
 	cmd.AddCommand(
 		run("sidecar", "run the proxy of an application", false),
 		run("gateway", "run the proxy that takes traffic from other zones", true),
+		wait(),
 	)
 	return cmd
 }
@@ -62,7 +64,11 @@ func run(use, short string, gateway bool) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   use + " -d FILE --token-file FILE --zone-address HOST:PORT --zone-ca FILE",
 		Short: short,
-		Args:  cobra.NoArgs,
+		Long: strings.ToUpper(short[:1]) + short[1:] + ".\n" +
+			"Every flag may be given in the environment: --drain-time as TOMBOLO_DRAIN_TIME.\n" +
+			"In a pod of a Kubernetes zone (--kubernetes) there is no manifest: the zone knows the pod by its token.",
+		Args:    cobra.NoArgs,
+		PreRunE: func(cmd *cobra.Command, _ []string) error { return flagsFromEnv(cmd) },
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log, err := logger(logLevel, logFormat)
 			if err != nil {
@@ -85,12 +91,14 @@ func run(use, short string, gateway bool) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVarP(&cfg.Dataplane, "dataplane", "d", "", "Dataplane manifest, YAML or JSON (required)")
+	f.StringVarP(&cfg.Dataplane, "dataplane", "d", "", "Dataplane manifest, YAML or JSON (required, but not with --kubernetes)")
+	f.BoolVar(&cfg.Kubernetes, "kubernetes", false, "run in a pod of a Kubernetes zone")
 	f.StringVar(&cfg.TokenFile, "token-file", "", "file with the dataplane token; read again for each connection (required)")
 	f.StringVar(&cfg.ZoneAddress, "zone-address", "", "host:port of the zone control plane (required)")
-	f.StringVar(&cfg.ZoneCA, "zone-ca", "", "file with the PEM authorities of the zone control plane (required)")
+	f.StringVar(&cfg.ZoneCA, "zone-ca", "", "file with the PEM authorities of the zone control plane (required, or --zone-ca-pem)")
+	f.StringVar(&cfg.ZoneCAPEM, "zone-ca-pem", "", "the PEM authorities themselves")
 	f.StringVar(&cfg.ZoneServerName, "zone-server-name", "", "name in the zone's certificate (default: the host of --zone-address)")
-	f.StringVar(&cfg.Envoy, "envoy", os.Getenv("TOMBOLO_ENVOY"), "Envoy binary (default: $TOMBOLO_ENVOY, else envoy on PATH)")
+	f.StringVar(&cfg.Envoy, "envoy", "", "Envoy binary (default: envoy on PATH)")
 	f.StringVar(&cfg.WorkDir, "work-dir", "", "folder for bootstrap and sockets, this agent's alone (default: a temporary one)")
 	f.DurationVar(&cfg.DrainTime, "drain-time", 5*time.Second, "how long connections of a replaced or closed listener live on")
 	f.DurationVar(&cfg.StopTimeout, "stop-timeout", 30*time.Second, "how long requests in flight may take at the end")
@@ -98,6 +106,9 @@ func run(use, short string, gateway bool) *cobra.Command {
 	f.StringVar(&cfg.EnvoyLogLevel, "envoy-log-level", "warning", "trace, debug, info, warning, error, critical or off")
 	f.StringVar(&envoyLog, "envoy-log", "", "file that Envoy's output is appended to (default: stderr)")
 	f.StringVar(&cfg.ReadinessAddress, "readiness-address", "", "host:port that answers GET /ready (default: none)")
+	f.StringVar(&cfg.AppProbes, "app-probes", "", "application probes to run for a kubelet, JSON (the webhook writes it)")
+	f.StringVar(&cfg.AppProbesAddress, "app-probes-address", ":9001", "host:port that answers for them")
+	f.StringSliceVar(&cfg.PodIPs, "pod-ips", nil, "addresses of the pod; application probes ask the first")
 	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&logFormat, "log-format", "text", "text or json")
 	return cmd
