@@ -90,7 +90,7 @@ func ValidateManifests(name string, data []byte) []FileProblem {
 // the ones that zones write, and everything that is applied to a zone's cluster.
 func offlineZone(m *Manifest) string {
 	k, _ := KindByName(m.Resource.Kind)
-	if m.Form != FormKubernetes && !k.Flow.Has(ZoneToGlobal) {
+	if m.Form != FormKubernetes && (k.Policy != nil || !k.Flow.Has(ZoneToGlobal)) {
 		return ""
 	}
 	if zone := m.Resource.Labels[LabelZone]; zone != "" {

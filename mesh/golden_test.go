@@ -31,6 +31,7 @@ type ask struct {
 		Port        uint32
 		SectionName string
 		Route       string
+		RouteZone   string
 		RouteLabels map[string]string
 	}
 	// Inbound sections whose configuration is wanted.
@@ -88,7 +89,7 @@ func answer(t *testing.T, all []mesh.PolicyResource, asks []ask) string {
 				Port: d.Port, SectionName: d.SectionName, RouteLabels: mesh.CanonicalLabels(d.RouteLabels)}
 			fmt.Fprintf(&b, "  to %s %s port %d", d.Kind, d.Name, d.Port)
 			if d.Route != "" {
-				dest.Route = &mesh.Key{Kind: mesh.KindMeshHTTPRoute, Mesh: proxy.Mesh, Name: d.Route}
+				dest.Route = &mesh.Key{Kind: mesh.KindMeshHTTPRoute, Mesh: proxy.Mesh, Zone: d.RouteZone, Name: d.Route}
 				fmt.Fprintf(&b, " by route %s", d.Route)
 			}
 			b.WriteString("\n")

@@ -23,6 +23,7 @@ const (
 // are applied. A new kind is one more value here and one file beside it.
 func Kinds() []Kind {
 	services := []KindName{KindMeshService, KindMeshMultiZoneService}
+	everywhere := GlobalToZones | ZoneToGlobal | AcrossZones // of policies, across zones those of producers alone
 	anyTo := append([]KindName{KindMesh, KindMeshHTTPRoute}, services...)
 	return []Kind{
 		define[Mesh](Kind{Name: KindMesh, Short: "m", Flow: GlobalToZones, Inline: true, DNSLabel: true, Cluster: MirroredInCluster,
@@ -47,16 +48,16 @@ func Kinds() []Kind {
 			Summary: "the public trust bundle of a trust domain"}),
 		define[Secret](Kind{Name: KindSecret, Scope: ScopeMesh, Flow: GlobalToZones, Inline: true, AdminOnly: true,
 			Summary: "bytes that policies refer to; encrypted at rest"}),
-		define[MeshTrafficPermission](Kind{Name: KindMeshTrafficPermission, Short: "mtp", Scope: ScopeMesh, Flow: GlobalToZones, Cluster: AuthoredInCluster,
+		define[MeshTrafficPermission](Kind{Name: KindMeshTrafficPermission, Short: "mtp", Scope: ScopeMesh, Flow: everywhere, Cluster: AuthoredInCluster,
 			Policy:  &PolicyShape{Rules: true},
 			Summary: "who may call whom; without one, nobody may"}),
-		define[MeshTimeout](Kind{Name: KindMeshTimeout, Short: "mt", Scope: ScopeMesh, Flow: GlobalToZones, Cluster: AuthoredInCluster,
+		define[MeshTimeout](Kind{Name: KindMeshTimeout, Short: "mt", Scope: ScopeMesh, Flow: everywhere, Cluster: AuthoredInCluster,
 			Policy:  &PolicyShape{To: true, ToKinds: anyTo, Rules: true, Matches: true},
 			Summary: "timeouts of connections, requests and streams, inbound or outbound"}),
-		define[MeshHTTPRoute](Kind{Name: KindMeshHTTPRoute, Short: "mhttpr", Scope: ScopeMesh, Flow: GlobalToZones, Cluster: AuthoredInCluster,
+		define[MeshHTTPRoute](Kind{Name: KindMeshHTTPRoute, Short: "mhttpr", Scope: ScopeMesh, Flow: everywhere, Cluster: AuthoredInCluster,
 			Policy:  &PolicyShape{To: true, ToKinds: services},
 			Summary: "where an HTTP request goes: matches, filters and weighted backends"}),
-		define[MeshTCPRoute](Kind{Name: KindMeshTCPRoute, Short: "mtcpr", Scope: ScopeMesh, Flow: GlobalToZones, Cluster: AuthoredInCluster,
+		define[MeshTCPRoute](Kind{Name: KindMeshTCPRoute, Short: "mtcpr", Scope: ScopeMesh, Flow: everywhere, Cluster: AuthoredInCluster,
 			Policy:  &PolicyShape{To: true, ToKinds: services},
 			Summary: "weighted backends for TCP connections"}),
 	}

@@ -116,7 +116,7 @@ func zoneSelects(p *Resource, zone string) bool {
 	if owner == "" && p.Labels[LabelOrigin] == OriginZone {
 		owner = p.Labels[LabelZone]
 	}
-	return owner == "" || owner == zone || p.Labels[LabelPolicyRole] == RoleProducer
+	return owner == "" || owner == zone || crossesZones(p.Labels)
 }
 
 // namespaceSelects: a consumer's or workload owner's policy reaches the proxies
@@ -237,9 +237,12 @@ const (
 func (d *Destination) toRank(p *Resource, to *TargetRef) int {
 	switch to.Kind {
 	case KindMesh:
+		if p.Labels[LabelPolicyRole] == RoleProducer {
+			return 0
+		}
 		return toMesh
 	case KindMeshHTTPRoute:
-		if d.Route != nil && matchNamed(pinned(p, to.Labels), d.RouteLabels, d.Route.Name) {
+		if d.Route != nil && ownService(p, d.Route.Zone, d.RouteLabels) && matchNamed(pinned(p, to.Labels), d.RouteLabels, d.Route.Name) {
 			return toRoute
 		}
 		return 0
@@ -247,7 +250,7 @@ func (d *Destination) toRank(p *Resource, to *TargetRef) int {
 	default:
 		return 0
 	}
-	if to.Kind != d.Kind || !matchNamed(pinned(p, to.Labels), d.Labels, d.Name) {
+	if to.Kind != d.Kind || !ownService(p, d.Zone, d.Labels) || !matchNamed(pinned(p, to.Labels), d.Labels, d.Name) {
 		return 0
 	}
 	r := toService

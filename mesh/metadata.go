@@ -1,18 +1,12 @@
 package mesh
 
-import (
-	"maps"
-	"slices"
-)
+import "maps"
 
 // MaxLabels bounds the labels of a resource.
 const MaxLabels = 64
 
 // maxSpec bounds the JSON of one spec; a Secret has its own bound inside.
 const maxSpec = 2 << 20
-
-// systemNamespaces are where the control plane itself lives in a cluster.
-func systemNamespaces() []string { return []string{"tombolo-system", "kuma-system"} }
 
 // ValidateResource returns every problem of a resource: of its name, mesh and
 // labels, and of its spec, with the field paths of the REST form.
@@ -120,7 +114,7 @@ func ComputeLabels(r Resource, spec Spec, env string) (map[string]string, Proble
 			}
 			out[LabelPolicyRole] = role
 		}
-		if ns := out[LabelNamespace]; env == EnvUniversal && ns != "" && !slices.Contains(systemNamespaces(), ns) {
+		if ns := out[LabelNamespace]; env == EnvUniversal && ns != "" && !IsSystemNamespace(ns) {
 			problems.Addf(labelPath("labels", LabelNamespace),
 				"is %q: a policy of a namespace can be written in a Kubernetes zone only; here it would apply to every namespace", abridge(ns))
 		}
@@ -138,40 +132,4 @@ func ComputeLabels(r Resource, spec Spec, env string) (map[string]string, Proble
 		}
 	}
 	return out, problems
-}
-
-// roleOf computes the role of a policy from where it was written and from what
-// its `to` items select.
-func roleOf(p Policy, namespace, env string) (role, reason string) {
-	if env == EnvUniversal || namespace == "" || slices.Contains(systemNamespaces(), namespace) {
-		return RoleSystem, ""
-	}
-	items := p.ToItems()
-	if len(items) == 0 {
-		return RoleWorkloadOwner, ""
-	}
-	producers := 0
-	for i := range items {
-		if producerItem(&items[i].Target, namespace) {
-			producers++
-		}
-	}
-	switch producers {
-	case len(items):
-		return RoleProducer, ""
-	case 0:
-		return RoleConsumer, ""
-	}
-	return "", "mixes items for services of this namespace, which every caller obeys, with items for the calls of this namespace; write two policies"
-}
-
-// producerItem: the item names a service or route of the policy's own namespace.
-func producerItem(t *TargetRef, namespace string) bool {
-	if t.Kind != KindMeshService && t.Kind != KindMeshHTTPRoute {
-		return false
-	}
-	labels := CanonicalLabels(t.Labels)
-	ns, hasNamespace := labels[LabelNamespace]
-	delete(labels, LabelNamespace)
-	return labels[LabelDisplayName] != "" && len(labels) == 1 && (!hasNamespace || ns == namespace)
 }

@@ -80,6 +80,12 @@ func CheckFact(zone string, r Resource, trustDomains []string) Problems {
 	}
 	ps.In("spec", spec.Validate())
 	checkClaims(zone, spec, trustDomains, &ps)
+	if p, ok := spec.(Policy); ok && k.Policy != nil {
+		ps = append(ps, checkRole(&r, p)...)
+	}
+	if ns := r.Labels[LabelNamespace]; k.SystemOnly && ns != "" && !IsSystemNamespace(ns) {
+		ps.Addf(labelPath("labels", LabelNamespace), "must be %s for kind %s, not %q", SystemNamespace, k.Name, clipFact(ns))
+	}
 	if t, ok := spec.(*MeshTrust); ok {
 		checkCertificates(t, &ps)
 	}
@@ -95,6 +101,34 @@ func CheckClaims(zone string, r Resource, trustDomains []string) Problems {
 		if spec := k.New(); json.Unmarshal(specOrEmpty(r.Spec), spec) == nil {
 			checkClaims(zone, spec, trustDomains, &ps)
 		}
+	}
+	return ps
+}
+
+// CheckCrossing is what a receiver in another zone checks besides, without
+// knowing of any identity: the name is of the namespace that the labels say, and
+// a policy is a producer's, by its own computation. A policy whose spec it cannot
+// read is refused: what it would do is not known.
+func CheckCrossing(r Resource) Problems {
+	var ps Problems
+	k, ok := KindByName(r.Kind)
+	if !ok {
+		return nil
+	}
+	checkFactKey(k, r, &ps)
+	if k.Policy == nil || len(ps) > 0 {
+		return ps
+	}
+	spec := k.New()
+	if err := json.Unmarshal(specOrEmpty(r.Spec), spec); err != nil {
+		ps.Addf("spec", "%v", err)
+		return ps
+	}
+	if p, ok := spec.(Policy); ok {
+		ps = append(ps, checkRole(&r, p)...)
+	}
+	if len(ps) == 0 && !crossesZones(r.Labels) {
+		ps.Addf(labelPath("labels", LabelPolicyRole), "is %q; only policies of producers concern other zones", clipFact(r.Labels[LabelPolicyRole]))
 	}
 	return ps
 }

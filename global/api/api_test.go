@@ -20,6 +20,7 @@ import (
 func TestStatusCodes(t *testing.T) {
 	r := newRig(t)
 	r.zoned(mesh.KindDataplane, "east", "web-1", dataplane)
+	r.zoned(mesh.KindMeshTimeout, "east", "slow.shop", `{"rules":[{"default":{"idleTimeout":"1s"}}]}`)
 	const one = "/meshes/default/meshtimeouts/a"
 	created := r.want(201, "PUT", one, r.author, timeout("a", "5s"))
 	if created.header.Get("Location") != one {
@@ -67,6 +68,11 @@ func TestStatusCodes(t *testing.T) {
 		{"method", 405, "POST", one, r.admin, "", nil, "DELETE, GET, HEAD, PUT"},
 		{"a zone's kind", 405, "PUT", "/meshes/default/dataplanes/x.east", r.admin, "{}", nil, "zones own"},
 		{"a zone's resource", 405, "DELETE", "/meshes/default/dataplanes/web-1.east", r.admin, "", nil, "zones own"},
+		{"a zone's policy is shown", 200, "GET", "/meshes/default/meshtimeouts/slow.shop.east", r.reader, "", nil, `"name":"slow.shop.east"`},
+		{"a zone's policy is listed", 200, "GET", "/meshes/default/meshtimeouts", r.reader, "", nil, `"name":"slow.shop.east"`},
+		{"a zone's policy is not changed here", 405, "PUT", "/meshes/default/meshtimeouts/slow.shop.east", r.admin, timeout("slow.shop.east", "1s"), nil, `zone \"east\" owns MeshTimeout \"slow.shop\"`},
+		{"a zone's policy is not deleted here", 405, "DELETE", "/meshes/default/meshtimeouts/slow.shop.east", r.admin, "", nil, `zone \"east\" owns MeshTimeout \"slow.shop\"`},
+		{"nor among others", 409, "PUT", "/resources", r.admin, timeout("slow.shop.east", "1s"), nil, `zone \"east\" owns MeshTimeout \"slow.shop\"`},
 		{"mesh in use", 409, "DELETE", "/meshes/default", r.admin, "", nil, "web-1.east"},
 		{"exists", 412, "PUT", one, r.author, timeout("a", "9s"), []string{"If-None-Match", "*"}, "exists"},
 		{"changed since", 412, "PUT", one, r.author, timeout("a", "9s"), []string{"If-Match", tag}, "revision"},

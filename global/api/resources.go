@@ -275,6 +275,11 @@ func (s *Server) put(k mesh.Kind) func(http.ResponseWriter, *request) error {
 	return func(w http.ResponseWriter, r *request) error {
 		began := time.Now()
 		want := mesh.Key{Kind: k.Name, Mesh: r.PathValue("mesh"), Name: r.PathValue("name")}
+		if key, err := s.key(r.Context(), k, want.Mesh, want.Name); err != nil {
+			return err
+		} else if key.Zone != "" {
+			return owned(key)
+		}
 		match, err := preconditionOf(r.Header)
 		if err != nil {
 			return err
@@ -367,8 +372,7 @@ func (s *Server) remove(k mesh.Kind) func(http.ResponseWriter, *request) error {
 			return err
 		}
 		if key.Zone != "" {
-			return problem(http.StatusMethodNotAllowed, "zone %q owns %s %q; it is read-only here", key.Zone, k.Name, key.Name).
-				with("Allow", "GET, HEAD")
+			return owned(key)
 		}
 		if k.Name == mesh.KindSecret && access.Reserved(key.Name) {
 			return problem(http.StatusForbidden, "secret %q holds keys or revocations of tokens and goes with its mesh", key.Name)
@@ -383,6 +387,12 @@ func (s *Server) remove(k mesh.Kind) func(http.ResponseWriter, *request) error {
 		s.wrote(w, r, out)
 		return answer(w, http.StatusOK, out)
 	}
+}
+
+// owned refuses to write what a zone owns, and says where it is written.
+func owned(key mesh.Key) error {
+	return problem(http.StatusMethodNotAllowed, "zone %q owns %s %q; it is read-only here, change it there", key.Zone, key.Kind, key.Name).
+		with("Allow", "GET, HEAD")
 }
 
 func joinNames(names []string) string { return strings.Join(names, ", ") }

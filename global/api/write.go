@@ -157,6 +157,13 @@ func (p *plan) add(op store.Op, changes bool, target int) {
 
 func (w *writer) put(ctx context.Context, d document, given map[mesh.Key]bool, p *plan) error {
 	r := d.resource
+	if k, ok := mesh.KindByName(r.Kind); ok {
+		if key, err := w.s.key(ctx, k, r.Mesh, r.Name); err != nil {
+			return err
+		} else if key.Zone != "" {
+			return problem(http.StatusConflict, "zone %q owns %s %q; it is read-only here, change it there", key.Zone, key.Kind, key.Name)
+		}
+	}
 	old, err := w.s.cfg.Store.Get(ctx, r.Key)
 	exists := err == nil
 	if err != nil && !errors.Is(err, store.ErrNotFound) {

@@ -137,6 +137,12 @@ func TestView(t *testing.T) {
 		{"a trust bundle of global", r(mesh.KindMeshTrust, "default", ""), true},
 		{"a trust bundle of another zone", r(mesh.KindMeshTrust, "default", "west"), true},
 		{"a policy of another zone", r(mesh.KindMeshTimeout, "default", "west"), false},
+		{"a policy of another zone for the callers of its services", role(r(mesh.KindMeshTimeout, "default", "west"), mesh.RoleProducer), true},
+		{"its own policy for callers", role(r(mesh.KindMeshTimeout, "default", "east"), mesh.RoleProducer), false},
+		{"such a policy of a disabled zone", role(r(mesh.KindMeshTimeout, "default", "north"), mesh.RoleProducer), false},
+		{"a policy of another zone for its own calls", role(r(mesh.KindMeshTimeout, "default", "west"), mesh.RoleConsumer), false},
+		{"a policy of another zone for its own proxies", role(r(mesh.KindMeshTimeout, "default", "west"), mesh.RoleWorkloadOwner), false},
+		{"a policy of another zone's operator", role(r(mesh.KindMeshTimeout, "default", "west"), mesh.RoleSystem), false},
 		{"an unknown kind", r("MeshSurprise", "default", ""), false},
 	} {
 		if got := v.visible("east", c.r, enabled); got != c.want {
@@ -146,6 +152,11 @@ func TestView(t *testing.T) {
 	if got := v.strip(mesh.Resource{Key: mesh.Key{Kind: mesh.KindMeshMultiZoneService}, Status: []byte(`{}`)}); got.Status != nil {
 		t.Error("the status of what global owns went along")
 	}
+}
+
+func role(r mesh.Resource, role string) mesh.Resource {
+	r.Labels[mesh.LabelPolicyRole] = role
+	return r
 }
 
 func named(r mesh.Resource, name string) mesh.Resource {

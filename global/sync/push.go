@@ -232,6 +232,9 @@ func (st *stream) expand(ctx context.Context, c mesh.Change, enabled map[string]
 			return fmt.Errorf("list %s of zone %s: %w", kind, owner, err)
 		}
 		for _, r := range page.Items {
+			if !mesh.Crosses(&r) {
+				continue
+			}
 			if mine, ok := st.s.view.change(st.zone.name, mesh.Change{Revision: c.Revision, Resource: r}, enabled); ok {
 				add(mine)
 			}

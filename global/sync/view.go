@@ -47,12 +47,12 @@ func signingKey(name string) bool {
 // visible says whether the zone may hold a resource, given which zones are enabled.
 func (v view) visible(zone string, r mesh.Resource, enabled map[string]bool) bool {
 	return r.Kind != mesh.KindZone && v.concerns(zone, r.Key) &&
-		r.Labels[mesh.LabelSync] != "disabled" && (r.Key.Zone == "" || enabled[r.Key.Zone])
+		r.Labels[mesh.LabelSync] != "disabled" && (r.Key.Zone == "" || enabled[r.Key.Zone] && mesh.Crosses(&r))
 }
 
 // strip returns the resource as zones get it: a status only where other zones need it.
 func (v view) strip(r mesh.Resource) mesh.Resource {
-	if !v.flows[r.Kind].Has(mesh.AcrossZones) {
+	if !v.flows[r.Kind].Has(mesh.AcrossZones) || r.Key.Zone == "" {
 		r.Status = nil
 	}
 	return r

@@ -91,6 +91,21 @@ func (b *compiler) route(name string, m mesh.HTTPRuleMatch, t *backend, dest mes
 	return out
 }
 
+// backendOf resolves a reference of a route as the route's author may mean it.
+func (b *compiler) backendOf(route mesh.Key, ref mesh.BackendRef) (*backend, error) {
+	for _, s := range b.policies(route.Kind) {
+		if s.Key != route {
+			continue
+		}
+		whole, err := mesh.BackendOf(&s.Resource, ref)
+		if err != nil {
+			return nil, err
+		}
+		ref = whole
+	}
+	return resolve(b.r, b.class.Mesh, ref)
+}
+
 func (b *compiler) routeLabels(key mesh.Key) map[string]string {
 	for _, s := range b.policies(mesh.KindMeshHTTPRoute) {
 		if s.Key == key {
@@ -102,7 +117,7 @@ func (b *compiler) routeLabels(key mesh.Key) map[string]string {
 
 // mirror resolves a RequestMirror; one that cannot be resolved copies nothing.
 func (b *compiler) mirror(to *Route, i int, m *mesh.RequestMirror) {
-	t, err := resolve(b.r, b.class.Mesh, m.BackendRef)
+	t, err := b.backendOf(to.Source.Key, m.BackendRef)
 	if err != nil {
 		b.problem(to.Source.Key, "%s.default.filters[%d].requestMirror.backendRef: %v", to.Source.Path, i, err)
 		return

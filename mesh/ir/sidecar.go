@@ -248,7 +248,7 @@ func (b *compiler) backends(refs []mesh.BackendRef, source Source) []WeightedBac
 			continue
 		}
 		name := ""
-		if t, err := resolve(b.r, b.class.Mesh, ref); err != nil {
+		if t, err := b.backendOf(source.Key, ref); err != nil {
 			b.problem(source.Key, "%s.default.backendRefs[%d]: %v", source.Path, i, err)
 		} else {
 			name = b.use(t)

@@ -439,18 +439,34 @@ func TestUnreachableIsLoggedOnce(t *testing.T) {
 func TestLiesOfOthers(t *testing.T) {
 	identity := mesh.Resource{Key: mesh.Key{Kind: mesh.KindMeshIdentity, Mesh: "default", Name: "i"}, Spec: []byte(`{"provider":{"type":"Bundled"}}`)}
 	trust := func(zone, domain string) mesh.Resource {
-		return mesh.Resource{Key: mesh.Key{Kind: mesh.KindMeshTrust, Mesh: "default", Zone: zone, Name: "t-" + domain}, Spec: fmt.Appendf(nil, `{"trustDomain":%q}`, domain)}
+		return mesh.Resource{Key: mesh.Key{Kind: mesh.KindMeshTrust, Mesh: "default", Zone: zone, Name: "t-" + strings.ReplaceAll(domain, ".", "-")}, Spec: fmt.Appendf(nil, `{"trustDomain":%q}`, domain)}
 	}
 	service := func(zone, id string) mesh.Resource {
 		return mesh.Resource{Key: mesh.Key{Kind: mesh.KindMeshService, Mesh: "default", Zone: zone, Name: "s-" + zone},
 			Spec: fmt.Appendf(nil, `{"identities":[{"type":"SpiffeID","value":%q}],"new":1}`, id)}
 	}
-	honest := []mesh.Resource{identity, timeout("t"), trust("west", "default.west.mesh.local"), service("west", "spiffe://default.west.mesh.local/workload/x"),
+	policy := func(name, ns, to string, role ...string) mesh.Resource {
+		r := mesh.Resource{Key: mesh.Key{Kind: mesh.KindMeshTimeout, Mesh: "default", Zone: "west", Name: name},
+			Labels: map[string]string{mesh.LabelEnv: "kubernetes", mesh.LabelNamespace: ns, mesh.LabelPolicyRole: "producer"},
+			Spec:   fmt.Appendf(nil, `{"new":1,"to":[{"targetRef":%s,"default":{"idleTimeout":"1s"}}]}`, to)}
+		if len(role) > 0 {
+			r.Labels[mesh.LabelPolicyRole] = role[0]
+		}
+		return r
+	}
+	const own = `{"kind":"MeshService","labels":{"kuma.io/display-name":"web"}}`
+	honest := []mesh.Resource{policy("p.shop", "shop", own), identity, timeout("t"), trust("west", "default.west.mesh.local"), service("west", "spiffe://default.west.mesh.local/workload/x"),
 		trust("", "default.east.mesh.local"), {Key: mesh.Key{Kind: "MeshTomorrow", Mesh: "default", Zone: "west", Name: "x"}, Spec: []byte(`{}`)}}
 	lies := []mesh.Resource{trust("west", "default.east.mesh.local"), trust("west", "default.north.mesh.local"), trust("east", "default.east.mesh.local"),
 		service("north", "spiffe://default.west.mesh.local/workload/x"), service("south", "spiffe://default.south.mesh.local.evil/x"),
 		{Key: mesh.Key{Kind: mesh.KindDataplane, Mesh: "default", Zone: "west", Name: "x"}, Spec: []byte(`{}`)},
-		{Key: mesh.Key{Kind: mesh.KindMeshTrafficPermission, Mesh: "default", Zone: "west", Name: "x"}, Spec: []byte(`{}`)}}
+		{Key: mesh.Key{Kind: mesh.KindMeshTrafficPermission, Mesh: "default", Zone: "west", Name: "x"}, Spec: []byte(`{}`)},
+		policy("consumer.shop", "shop", `{"kind":"Mesh"}`, "consumer"),
+		policy("says-producer.shop", "shop", `{"kind":"Mesh"}`),
+		policy("of-another-namespace.shop", "shop", `{"kind":"MeshService","labels":{"kuma.io/display-name":"web","k8s.kuma.io/namespace":"bank"}}`),
+		policy("not-in-the-namespace", "shop", own),
+		policy("system.tombolo-system", "tombolo-system", own, "system"),
+		policy("unreadable.shop", "shop", `7`)}
 	for _, how := range []string{"snapshot", "push", "push after a restart"} {
 		t.Run(how, func(t *testing.T) {
 			z := newFakeZone()

@@ -97,6 +97,9 @@ func (t *trusts) check(r mesh.Resource, cached map[[2]string][]string) error {
 	if k, ok := mesh.KindByName(r.Kind); ok && !k.Flow.Has(mesh.AcrossZones) {
 		return fmt.Errorf("a zone may not tell others of kind %s", r.Kind)
 	}
+	if err := mesh.CheckCrossing(r).Err(); err != nil {
+		return err
+	}
 	if !t.known {
 		return nil
 	}
