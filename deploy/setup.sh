@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what tests need beside Go, on Debian and Ubuntu as root; elsewhere it
-# says in one line what to install. Usage: setup.sh postgres|lab ...
+# says in one line what to install. Usage: setup.sh postgres|lab|kube ...
 set -eu
 
 missing=""
@@ -17,6 +17,16 @@ for what in "$@"; do
 		need iproute2 command -v ip
 		need nftables command -v nft
 		;;
+	kube) # Kubernetes nodes as processes: e2e/kubelab
+		need containerd command -v containerd
+		need runc command -v runc
+		need containernetworking-plugins test -e /usr/lib/cni/ptp
+		need iptables command -v iptables
+		need nftables command -v nft
+		need iproute2 command -v ip
+		need openssl command -v openssl
+		need procps command -v pgrep
+		;;
 	*)
 		echo "setup.sh: unknown part: $what" >&2
 		exit 2
@@ -30,6 +40,12 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 	# A cluster of the distribution's own is not wanted: tests start private servers.
 	mkdir -p /etc/postgresql-common
 	[ -e /etc/postgresql-common/createcluster.conf ] || echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+	# Nor is any service of a package started: nodes run their own.
+	if [ ! -e /usr/sbin/policy-rc.d ]; then
+		printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+		chmod +x /usr/sbin/policy-rc.d
+		trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+	fi
 	apt-get update -qq
 	# shellcheck disable=SC2086
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null

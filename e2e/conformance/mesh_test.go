@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"cmp"
 	"os"
 	"testing"
 
@@ -55,7 +56,7 @@ func TestMesh(t *testing.T) {
 	o.NamespaceLabels = map[string]string{"tombolo.io/sidecar-injection": "enabled"}
 	o.Implementation = v1.Implementation{
 		Organization: "tombolo-mesh", Project: "tombolo", URL: "https://github.com/tombolo-mesh/tombolo",
-		Version: os.Getenv("TOMBOLO_VERSION"), Contact: []string{"https://github.com/tombolo-mesh/tombolo/issues"},
+		Version: cmp.Or(os.Getenv("TOMBOLO_VERSION"), "devel"), Contact: []string{"https://github.com/tombolo-mesh/tombolo/issues"},
 	}
 	conformance.RunConformanceWithOptions(t, o)
 }

@@ -25,6 +25,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"github.com/tombolo-mesh/tombolo/e2e/kube/calls"
 )
 
 // control is where the serving echo takes orders.
@@ -48,7 +50,7 @@ func run(ctx context.Context, args []string) error {
 	case command == "serve":
 		return serveCommand(ctx, args)
 	case command == "get" && len(args) == 1:
-		return json.NewEncoder(os.Stdout).Encode(newCaller().call(ctx, args[0]))
+		return json.NewEncoder(os.Stdout).Encode(calls.NewCaller().Call(ctx, args[0]))
 	case command == "job" && len(args) > 0:
 		return job(ctx, args)
 	case command == "send" && len(args) >= 2:
@@ -88,9 +90,9 @@ func serveCommand(ctx context.Context, args []string) error {
 
 // job fails with the first call that is not answered.
 func job(ctx context.Context, urls []string) error {
-	c := newCaller()
+	c := calls.NewCaller()
 	for _, u := range urls {
-		s := c.call(ctx, u)
+		s := c.Call(ctx, u)
 		if s.Outcome != "200" {
 			return fmt.Errorf("%s: %s %s", u, s.Outcome, s.Err)
 		}

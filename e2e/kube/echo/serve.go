@@ -14,22 +14,13 @@ import (
 	"google.golang.org/grpc"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
-)
 
-// reply is what an echo answers: who it is, and what its proxy said of the caller.
-type reply struct {
-	Service, Zone, Instance string
-	// Caller and Self are SPIFFE IDs from X-Forwarded-Client-Cert: empty without mTLS.
-	Caller, Self string
-	// Protocol as the application saw it.
-	Protocol string
-	// Remote address, Host and Path of the request.
-	Remote, Host, Path string
-}
+	"github.com/tombolo-mesh/tombolo/e2e/kube/calls"
+)
 
 type server struct {
 	http, grpc, tcp, control string
-	self                     reply
+	self                     calls.Reply
 	linger                   time.Duration
 }
 
@@ -38,7 +29,7 @@ var (
 	xfccURI = regexp.MustCompile(`URI=([^;,"]+)`)
 )
 
-func (r reply) called(xfcc string) reply {
+func called(r calls.Reply, xfcc string) calls.Reply {
 	if m := xfccBy.FindStringSubmatch(xfcc); m != nil {
 		r.Self = m[1]
 	}
@@ -55,7 +46,7 @@ func (s *server) run(ctx context.Context) error {
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	web := &http.Server{Addr: s.http, Handler: http.HandlerFunc(s.answer), Protocols: protocols, ReadHeaderTimeout: 10 * time.Second}
-	orders := &http.Server{Addr: s.control, Handler: newTraffic().handler(), ReadHeaderTimeout: 10 * time.Second}
+	orders := &http.Server{Addr: s.control, Handler: calls.NewTraffic().Handler(), ReadHeaderTimeout: 10 * time.Second}
 	rpc := grpc.NewServer()
 	healthv1.RegisterHealthServer(rpc, &rpcServer{self: s.self})
 	rpcPort, err := net.Listen("tcp", s.grpc)
@@ -104,7 +95,7 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	out := s.self.called(r.Header.Get("X-Forwarded-Client-Cert"))
+	out := called(s.self, r.Header.Get("X-Forwarded-Client-Cert"))
 	out.Protocol, out.Remote, out.Host, out.Path = r.Proto, r.RemoteAddr, r.Host, r.URL.Path
 	w.Header().Set("Content-Type", "application/json")
 	var status int
@@ -119,7 +110,7 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request) {
 // rpcServer answers health checks; who it is travels in the header "reply".
 type rpcServer struct {
 	healthv1.UnimplementedHealthServer
-	self reply
+	self calls.Reply
 }
 
 // Check implements healthv1.HealthServer.
@@ -127,7 +118,7 @@ func (s *rpcServer) Check(ctx context.Context, _ *healthv1.HealthCheckRequest) (
 	out := s.self
 	if md, ok := metadata.FromIncomingContext(ctx); ok {
 		for _, v := range md.Get("x-forwarded-client-cert") {
-			out = out.called(v)
+			out = called(out, v)
 		}
 		for _, v := range md.Get(":authority") {
 			out.Host = v

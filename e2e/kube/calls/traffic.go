@@ -1,4 +1,4 @@
-package main
+package calls
 
 import (
 	"context"
@@ -20,8 +20,8 @@ const (
 	maxBad = 10
 )
 
-// traffic is all that this pod sends.
-type traffic struct {
+// Traffic is all that this pod sends.
+type Traffic struct {
 	mu    sync.Mutex
 	flows map[string]*flow
 }
@@ -32,11 +32,11 @@ type flow struct {
 	wait sync.WaitGroup
 
 	mu      sync.Mutex
-	samples []sample
+	samples []Sample
 }
 
-// report counts the calls sent in [since, until).
-type report struct {
+// Report counts the calls sent in [since, until).
+type Report struct {
 	// Total of them.
 	Total int
 	// Outcomes: how many ended how.
@@ -50,12 +50,14 @@ type report struct {
 	// First and last time that a call was sent that ended in something else than 200.
 	FirstBad, LastBad time.Time
 	// Bad are the first of those.
-	Bad []sample
+	Bad []Sample
 }
 
-func newTraffic() *traffic { return &traffic{flows: map[string]*flow{}} }
+// NewTraffic sends nothing yet.
+func NewTraffic() *Traffic { return &Traffic{flows: map[string]*flow{}} }
 
-func (t *traffic) handler() http.Handler {
+// Handler takes the orders send, report and stop.
+func (t *Traffic) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /send", func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
@@ -95,7 +97,7 @@ func at(q url.Values, name string) time.Time {
 }
 
 // send begins anew under a name that is in use.
-func (t *traffic) send(name, target string, rate int) {
+func (t *Traffic) send(name, target string, rate int) {
 	t.end(name)
 	ctx, cancel := context.WithCancel(context.Background())
 	f := &flow{stop: cancel}
@@ -107,7 +109,7 @@ func (t *traffic) send(name, target string, rate int) {
 }
 
 // end stops a flow and waits for its calls; its counts stay.
-func (t *traffic) end(name string) {
+func (t *Traffic) end(name string) {
 	t.mu.Lock()
 	f := t.flows[name]
 	t.mu.Unlock()
@@ -119,7 +121,7 @@ func (t *traffic) end(name string) {
 
 func (f *flow) run(ctx context.Context, target string, rate int) {
 	defer f.wait.Done()
-	c := newCaller()
+	c := NewCaller()
 	slots := make(chan struct{}, maxOpen)
 	tick := time.NewTicker(time.Second / time.Duration(rate))
 	defer tick.Stop()
@@ -135,16 +137,16 @@ func (f *flow) run(ctx context.Context, target string, rate int) {
 			go func() {
 				defer f.wait.Done()
 				// Not ctx: a call that has begun ends by itself.
-				f.add(c.call(context.Background(), target))
+				f.add(c.Call(context.Background(), target))
 				<-slots
 			}()
 		default:
-			f.add(sample{Sent: time.Now(), Outcome: "error", Err: fmt.Sprintf("%d calls are open", maxOpen)})
+			f.add(Sample{Sent: time.Now(), Outcome: "error", Err: fmt.Sprintf("%d calls are open", maxOpen)})
 		}
 	}
 }
 
-func (f *flow) add(s sample) {
+func (f *flow) add(s Sample) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.samples) == maxSamples {
@@ -153,10 +155,10 @@ func (f *flow) add(s sample) {
 	f.samples = append(f.samples, s)
 }
 
-func (f *flow) report(since, until time.Time) report {
+func (f *flow) report(since, until time.Time) Report {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	r := report{Outcomes: map[string]int{}, From: map[string]int{}, Callers: map[string]int{}}
+	r := Report{Outcomes: map[string]int{}, From: map[string]int{}, Callers: map[string]int{}}
 	for _, s := range f.samples {
 		if s.Sent.Before(since) || !until.IsZero() && !s.Sent.Before(until) {
 			continue

@@ -1,4 +1,4 @@
-package main
+package calls
 
 import (
 	"bufio"
@@ -24,21 +24,34 @@ import (
 // callTimeout bounds one call.
 const callTimeout = 10 * time.Second
 
-// sample is one call.
-type sample struct {
+// Reply is what an echo answers: who it is, and what its proxy said of the caller.
+type Reply struct {
+	Service, Zone, Instance string
+	// Caller and Self are SPIFFE IDs from X-Forwarded-Client-Cert: empty without mTLS.
+	Caller, Self string
+	// Protocol as the application saw it.
+	Protocol string
+	// Remote address, Host and Path of the request.
+	Remote, Host, Path string
+}
+
+// Sample is one call.
+type Sample struct {
+	// Sent is when.
 	Sent time.Time
+	// Took until the answer or the error.
 	Took time.Duration
 	// Outcome is what tests count: the HTTP status ("200", "403"; gRPC's codes are
 	// mapped to them, a TCP echo is "200") or "error".
 	Outcome string
 	// Reply of the other side, as far as it is an echo.
-	Reply reply
+	Reply Reply
 	// Err says what went wrong.
 	Err string `json:",omitempty"`
 }
 
-// caller keeps connections, as applications do.
-type caller struct {
+// Caller keeps connections, as applications do.
+type Caller struct {
 	http, h2c *http.Client
 	dial      func(ctx context.Context, network, address string) (net.Conn, error)
 
@@ -46,10 +59,11 @@ type caller struct {
 	rpc map[string]*grpc.ClientConn // by host:port
 }
 
-func newCaller() *caller {
+// NewCaller keeps no connection yet.
+func NewCaller() *Caller {
 	h2c := new(http.Protocols)
 	h2c.SetUnencryptedHTTP2(true)
-	return &caller{
+	return &Caller{
 		http: &http.Client{Timeout: callTimeout, Transport: &http.Transport{MaxIdleConnsPerHost: 32}},
 		h2c:  &http.Client{Timeout: callTimeout, Transport: &http.Transport{Protocols: h2c}},
 		dial: (&net.Dialer{Timeout: callTimeout}).DialContext,
@@ -57,10 +71,11 @@ func newCaller() *caller {
 	}
 }
 
-func (c *caller) call(ctx context.Context, target string) sample {
+// Call makes one call; the sample says how it ended.
+func (c *Caller) Call(ctx context.Context, target string) Sample {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	s := sample{Sent: time.Now(), Outcome: "error"}
+	s := Sample{Sent: time.Now(), Outcome: "error"}
 	u, err := url.Parse(target)
 	switch {
 	case err != nil:
@@ -83,7 +98,7 @@ func (c *caller) call(ctx context.Context, target string) sample {
 	return s
 }
 
-func get(ctx context.Context, client *http.Client, u *url.URL, s *sample) error {
+func get(ctx context.Context, client *http.Client, u *url.URL, s *Sample) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return err
@@ -104,7 +119,7 @@ func get(ctx context.Context, client *http.Client, u *url.URL, s *sample) error 
 	return nil
 }
 
-func (c *caller) check(ctx context.Context, host string, s *sample) error {
+func (c *Caller) check(ctx context.Context, host string, s *Sample) error {
 	c.mu.Lock()
 	conn := c.rpc[host]
 	if conn == nil {
@@ -135,7 +150,7 @@ func (c *caller) check(ctx context.Context, host string, s *sample) error {
 }
 
 // line makes a connection for one line: one that is refused ends without an answer.
-func (c *caller) line(ctx context.Context, host string, s *sample) error {
+func (c *Caller) line(ctx context.Context, host string, s *Sample) error {
 	conn, err := c.dial(ctx, "tcp", host)
 	if err != nil {
 		return err

@@ -1,0 +1,127 @@
+package kube
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The budgets of docs/bench.md; the suite fails when one is missed by more than
+// twice, since the laboratory shares its cores with everything it runs.
+const (
+	injectionBudget = time.Second
+	memoryBudget    = 80 << 20
+	changeBudget    = 50 * time.Millisecond
+)
+
+// measured is a line of docs/bench.md, in .e2e/kube/bench.md after a run.
+func (f *fleet) measured(t *testing.T, what, value, budget string, within bool) {
+	t.Helper()
+	line := fmt.Sprintf("| %s | %s | %s |\n", what, value, budget)
+	t.Log(strings.TrimSpace(line))
+	file, err := os.OpenFile(f.path("bench.md"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	must(t, err)
+	defer file.Close()
+	_, err = file.WriteString(line)
+	must(t, err)
+	if !within {
+		t.Errorf("%s: %s is more than twice the budget of %s", what, value, budget)
+	}
+}
+
+// testBudgets measures what injection adds to a pod's start, the control plane's
+// memory at 100 pods, and how fast a changed endpoint is at the Envoys.
+func testBudgets(t *testing.T, f *fleet) {
+	t.Run("pod-start", func(t *testing.T) {
+		without, with := f.startTimes(t, plain, "timed"), f.startTimes(t, demo, "timed")
+		added := median(with) - median(without)
+		f.measured(t, "Kubernetes: added to a pod's start by injection (CNI), p50 of 7", fmt.Sprintf("%d ms (%d → %d ms)",
+			added.Milliseconds(), median(without).Milliseconds(), median(with).Milliseconds()), "≤ 1 s", added <= 2*injectionBudget)
+	})
+	t.Run("memory", func(t *testing.T) { f.memory(t) })
+}
+
+func median(d []time.Duration) time.Duration {
+	slices.Sort(d)
+	return d[len(d)/2]
+}
+
+// startTimes starts pods one after the other and returns how long each took from
+// its creation until it was ready, as the watch of kubectl sees it.
+func (f *fleet) startTimes(t *testing.T, ns, name string) []time.Duration {
+	t.Helper()
+	var out []time.Duration
+	for i := range 7 {
+		pod := fmt.Sprintf("%s-%d", name, i)
+		began := time.Now()
+		// No readiness probe: its period would be measured.
+		must(t, f.east.Apply(t.Context(), strings.Replace(podManifest(ns, pod, "", "", ""),
+			"    readinessProbe: {httpGet: {path: /, port: 18080}, periodSeconds: 1}\n", "", 1)))
+		_, err := f.east.Kubectl(t.Context(), "", "-n", ns, "wait", "--for=condition=Ready", "pod/"+pod, "--timeout=60s")
+		must(t, err)
+		out = append(out, time.Since(began))
+		_, err = f.east.Kubectl(t.Context(), "", "-n", ns, "delete", "pod", pod, "--wait=false")
+		must(t, err)
+	}
+	return out
+}
+
+// memory makes 100 pods of a node that nobody runs, as the API server tells of them:
+// the control plane knows them as it knows running ones.
+func (f *fleet) memory(t *testing.T) {
+	const ns = "hundred"
+	must(t, f.east.Apply(t.Context(), namespace(ns, false),
+		strings.SplitN(app{name: "many", namespace: ns, zone: "east"}.manifest(), "\n---\n", 3)[1]))
+	t.Cleanup(func() {
+		_, err := f.east.Kubectl(t.Context(), "", "delete", "namespace", ns, "--wait=false")
+		if err != nil {
+			t.Log(err)
+		}
+		f.east.Kubectl(t.Context(), "", "-n", ns, "delete", "pods", "--all", "--grace-period=0", "--force")
+	})
+	var pods strings.Builder
+	for i := range 100 {
+		fmt.Fprintf(&pods, `apiVersion: v1
+kind: Pod
+metadata:
+  name: many-%d
+  namespace: %s
+  labels: {app: many}
+  annotations: {tombolo.io/sidecar-injected: "true"}
+spec:
+  nodeName: nowhere
+  containers: [{name: app, image: none, ports: [{containerPort: 8080}]}]
+---
+`, i, ns)
+	}
+	must(t, f.east.Apply(t.Context(), pods.String()))
+	for i := range 100 {
+		_, err := f.east.Kubectl(t.Context(), "", "-n", ns, "patch", "pod", fmt.Sprintf("many-%d", i), "--subresource=status", "-p",
+			fmt.Sprintf(`{"status":{"phase":"Running","podIP":"10.99.0.%[1]d","podIPs":[{"ip":"10.99.0.%[1]d"}],"conditions":[{"type":"Ready","status":"True"}]}}`, i+1))
+		must(t, err)
+	}
+	eventually(t, 60*time.Second, "100 endpoints", func() error {
+		out, err := f.east.Kubectl(t.Context(), "", "-n", ns, "get", "endpointslices", "-o", "jsonpath={.items[*].endpoints[*].addresses}")
+		if n := strings.Count(out, "10.99."); err == nil && n < 100 {
+			err = fmt.Errorf("%d", n)
+		}
+		return err
+	})
+	passes(t, 5*time.Second)
+	most := 0
+	out, err := f.east.Node(t.Context(), "sh", "-c", "for p in $(pgrep -x tombolo); do grep VmRSS /proc/$p/status; done")
+	must(t, err)
+	for line := range strings.Lines(out) {
+		var kb int
+		if _, err := fmt.Sscanf(line, "VmRSS: %d", &kb); err == nil {
+			most = max(most, kb<<10)
+		}
+	}
+	if most == 0 {
+		t.Fatalf("no process of the control plane on the node: %q", out)
+	}
+	f.measured(t, "Kubernetes: the zone's resident memory at 100 pods", fmt.Sprintf("%.1f MiB", float64(most)/(1<<20)), "≤ 80 MiB", most <= 2*memoryBudget)
+}
