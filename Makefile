@@ -2,9 +2,10 @@
 GO      ?= go
 BIN     := bin
 ENVOY    = $(shell $(GO) run ./internal/envoybin)
+KUBELAB := .cache/kubelab
 SOURCES := $(shell find . -name '*.go' -not -path './.cache/*') go.mod go.sum
 
-.PHONY: help build demo test e2e lint audit generate verify bench fuzz clean tools
+.PHONY: help build demo test e2e e2e-kube conformance lint audit generate verify bench fuzz clean tools
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -25,6 +26,24 @@ test: ## unit, protocol and federation tests, real PostgreSQL, real Envoy
 e2e: build ## the laboratory: zones in network namespaces, faults under traffic (root)
 	@sh deploy/setup.sh postgres lab
 	TOMBOLO_ENVOY="$(ENVOY)" TOMBOLO_E2E=1 $(GO) test -timeout 40m -count=1 -v ./e2e/...
+
+e2e-kube: build $(KUBELAB)/built $(KUBELAB)/images ## two Kubernetes clusters and a VM zone (root); RUN=TestKube//strict for a part
+	TOMBOLO_E2E_KUBE=1 TOMBOLO_REQUIRE_POSTGRES=1 TOMBOLO_ENVOY="$(ENVOY)" \
+	  $(GO) test -timeout 55m -count=1 -v $(if $(RUN),-run '$(RUN)') ./e2e/kube/...
+
+# The clusters' binaries and Helm: 8 minutes, again only when what they are made of changes.
+KUBELABKEY = $(shell cat e2e/kubelab/build.sh e2e/kubelab/go/go.* e2e/kubelab/go/cmd/*/*.go | sha256sum | cut -c-16)
+.PHONY: $(KUBELAB)/built $(KUBELAB)/images
+$(KUBELAB)/built:
+	@sh deploy/setup.sh kube postgres
+	@[ "$$(cat $@ 2>/dev/null)" = $(KUBELABKEY) ] || { echo "building the clusters' binaries"; \
+	  CACHE=$(abspath $(KUBELAB)) e2e/kubelab/build.sh && echo $(KUBELABKEY) >$@; }
+
+$(KUBELAB)/images: $(KUBELAB)/built
+	ENVOY="$(ENVOY)" MKIMAGE=$(abspath $(KUBELAB))/bin/mkimage e2e/kube/images.sh .cache/images
+
+conformance: build $(KUBELAB)/built $(KUBELAB)/images ## the Gateway API's mesh tests on a cluster (root); writes docs/conformance
+	TOMBOLO_E2E_KUBE=1 TOMBOLO_CONFORMANCE=1 TOMBOLO_ENVOY="$(ENVOY)" $(GO) test -timeout 55m -count=1 -v -run '^TestConformance$$' ./e2e/kube
 
 lint: ## gofmt, vet, staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt -w $$out"; exit 1; }
