@@ -16,9 +16,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tombolo-mesh/tombolo/agent"
+	"github.com/tombolo-mesh/tombolo/agent/cni"
 )
 
 func main() {
+	if isCNI(os.Args) {
+		cni.Main("tombolo-cni " + version())
+		return
+	}
 	// The agent is in every pod: little garbage is worth more than speed here.
 	debug.SetGCPercent(50)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -38,6 +43,10 @@ func exitCode(err error) int {
 	if errors.As(err, &exit) && exit.Code != 0 {
 		return exit.Code
 	}
+	var not *notRedirected
+	if errors.As(err, &not) {
+		return exitNotRedirected
+	}
 	return 1
 }
 
@@ -52,6 +61,9 @@ func root() *cobra.Command {
 	cmd.CompletionOptions.DisableDefaultCmd = true
 	cmd.AddCommand(
 		run("sidecar", "run the proxy of an application", false),
+		initCommand(),
+		redirectCommand(),
+		cniCommand(),
 		run("gateway", "run the proxy that takes traffic from other zones", true),
 		wait(),
 	)

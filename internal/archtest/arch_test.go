@@ -74,6 +74,7 @@ func outside() map[string]room {
 		"k8s.io":                                       {may: []string{"zone/kube/..."}, why: "only a Kubernetes zone knows Kubernetes"},
 		"github.com/envoyproxy/go-control-plane":       {may: []string{"xds/...", "agent/...", "zone/...", "e2e/..."}, why: "Envoy's words stay in the rooms that speak to Envoy"},
 		"github.com/golang-jwt/jwt/v5":                 {may: []string{"identity/..."}, why: "one room signs and verifies tokens"},
+		"github.com/containernetworking/cni":           {may: []string{"agent/cni"}, why: "one room answers container runtimes"},
 		"github.com/google/nftables":                   {may: []string{"agent/redirect"}, why: "one room tells the kernel what to redirect"},
 		"github.com/vbauerster/mpb/v8":                 {may: []string{"cmd/..."}, why: "progress bars are for people"},
 		"github.com/prometheus/client_golang/promhttp": {may: []string{"global/...", "zone/..."}, why: "servers serve metrics"},
