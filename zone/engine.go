@@ -17,6 +17,7 @@ import (
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/mesh/ir"
 	"github.com/tombolo-mesh/tombolo/xds/delta"
+	"github.com/tombolo-mesh/tombolo/zone/agents"
 	"github.com/tombolo-mesh/tombolo/zone/disk"
 	zonesync "github.com/tombolo-mesh/tombolo/zone/sync"
 	"github.com/tombolo-mesh/tombolo/zone/world"
@@ -110,6 +111,7 @@ type engine struct {
 	given       map[mesh.Key][]string        // addresses that the platform told
 	called      map[string]map[mesh.Key]bool // services with addresses, by mesh
 	vips        *vips
+	names       map[string]*ir.NameTable // by mesh
 	permissions map[string]ir.Permission
 	unsaved     map[mesh.Key]bool
 	mark        mesh.Revision
@@ -119,6 +121,7 @@ type engine struct {
 	verifiers sync.Map // mesh name → *token.Verifier
 	members   sync.Map // node id → true
 	facts     *facts
+	board     *agents.Board // of the names of each mesh
 	tracker   *tracker
 }
 
@@ -193,8 +196,9 @@ func newEngine(cfg engineConfig) (*engine, error) {
 		authorities: map[authorityKey]ca.Slots{}, domains: map[string][]string{},
 		synced: map[mesh.Key]bool{}, kept: map[mesh.Key]mesh.Resource{}, files: map[mesh.Key]mesh.Resource{},
 		counters: map[string]uint64{}, permissions: map[string]ir.Permission{}, unsaved: map[mesh.Key]bool{},
-		facts: newFacts(), tracker: newTracker(), given: map[mesh.Key][]string{}, called: map[string]map[mesh.Key]bool{}, vips: newVIPs(cfg.vips),
+		facts: newFacts(), tracker: newTracker(), given: map[mesh.Key][]string{}, called: map[string]map[mesh.Key]bool{}, vips: newVIPs(cfg.vips), names: map[string]*ir.NameTable{}, board: &agents.Board{},
 	}
+	e.ensure(unitGenerators, stageNamed, e.deriveGenerators)
 	if err := e.restore(state); err != nil {
 		return nil, err
 	}

@@ -31,7 +31,7 @@ func (e *engine) takeFiles(b *batch, resources []mesh.Resource) {
 		if was, ok := old[k]; ok && is && sameResource(was, r) {
 			continue
 		}
-		if is && k.Kind != mesh.KindMeshService && e.derived(k) {
+		if is && k.Kind != mesh.KindMeshService && k.Kind != mesh.KindHostnameGenerator && e.derived(k) {
 			e.log.Warn("resource of a file is not taken", "kind", string(k.Kind), "name", k.Name, "reason", "the zone makes one of that name itself")
 			delete(e.files, k)
 			continue
@@ -56,6 +56,8 @@ func (e *engine) declared(b *batch, k mesh.Key, r mesh.Resource, is bool) {
 		if u := unitOf("workload", k.Mesh, k.Name); e.units[u] != nil {
 			e.dirty[u] = true
 		}
+	case k.Kind == mesh.KindHostnameGenerator:
+		e.dirty[unitGenerators] = true
 	case is:
 		b.local = append(b.local, mesh.Change{Resource: r})
 	default:

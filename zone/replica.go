@@ -102,6 +102,7 @@ func (e *engine) take(b *batch, to zonesync.Position, mark mesh.Revision, change
 	b.must.Position = &disk.Position{Revision: to.Revision, Digest: to.Digest}
 	b.mark, b.applied = mark, to.Revision
 	b.saved = append(b.saved, func() {
+		e.dirty[unitGenerators] = true // what global has replaces the zone's own
 		e.kept = kept
 		for k, c := range last {
 			if c.Deleted {

@@ -126,6 +126,7 @@ func (e *engine) discover(key mesh.Key) {
 	e.ensure(unitOf("authority", name), stageAuthority, func(b *batch, r ir.Reader) []mesh.Resource { return e.deriveTrust(b, r, name) })
 	e.ensure(unitOf("named", name), stageNamed, func(b *batch, r ir.Reader) []mesh.Resource { return e.deriveNamed(r, name) })
 	e.ensure(unitOf("vips", name), stageAddresses, func(b *batch, r ir.Reader) []mesh.Resource { return e.deriveVIPs(b, r, name) }).specs = true
+	e.ensure(unitOf("names", name), stageNames, func(b *batch, r ir.Reader) []mesh.Resource { return e.deriveNames(b, r, name) }).specs = true
 }
 
 // deriveNamed finds the proxies that somebody calls by name. They have classes of

@@ -255,7 +255,7 @@ func (z *Zone) assemble(file disk.Store) (*parts, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.agents = agents.New(agents.Config{Zone: z.cfg.Name, Proxies: members{p.engine}, Admitter: universal.Admitter{Zone: z.cfg.Name, Verifier: p.engine.verifier},
+	p.agents = agents.New(agents.Config{Zone: z.cfg.Name, Names: p.engine.board, Proxies: members{p.engine}, Admitter: universal.Admitter{Zone: z.cfg.Name, Verifier: p.engine.verifier},
 		XDSAddress: z.cfg.XDSAddress, Log: z.log, Registerer: z.registry})
 	if z.cfg.Global != "" {
 		if p.client, err = z.dialGlobal(p.engine); err != nil {

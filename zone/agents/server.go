@@ -38,6 +38,8 @@ type Config struct {
 	Proxies Proxies
 	// Admitter decides who may join.
 	Admitter Admitter
+	// Names has the tables of names for the agents that ask; nil for none.
+	Names *Board
 	// XDSAddress tells Envoys where the xDS server is; empty: where their agent dialled.
 	XDSAddress string
 	// MaxStreams bounds connected agents, default 20000.
@@ -129,6 +131,9 @@ func (s *Server) connect(rpc agentv1.AgentService_ConnectServer) error {
 	}
 	proxy.Control = st
 	st.key, st.instance, st.inbounds = proxy.Resource.Key, proxy.Instance, probed(proxy.Probes)
+	if register.Names {
+		st.names = namesOf{board: s.cfg.Names, mesh: st.key.Mesh}
+	}
 	joined, err := s.cfg.Proxies.Join(ctx, proxy)
 	if err != nil {
 		s.refuse("join", err)

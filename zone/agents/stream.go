@@ -56,6 +56,8 @@ type stream struct {
 	mu          sync.Mutex
 	lastID      uint64
 	inspections map[uint64]*inspection
+
+	names namesOf
 }
 
 func newStream(s *Server, rpc agentv1.AgentService_ConnectServer, c Credential) *stream {
@@ -112,6 +114,9 @@ func (st *stream) run(ctx context.Context, registered *agentv1.Registered) error
 	if err := st.rpc.Send(&agentv1.ZoneFrame{Frame: &agentv1.ZoneFrame_Registered{Registered: registered}}); err != nil {
 		return err
 	}
+	if err := st.sendNames(); err != nil {
+		return err
+	}
 	signs, frames := bucket{burst: signBurst, every: signEvery}, bucket{burst: frameBurst, every: frameEvery}
 	for {
 		var err error
@@ -131,11 +136,27 @@ func (st *stream) run(ctx context.Context, registered *agentv1.Registered) error
 			err = st.rpc.Send(f)
 		case <-st.resign:
 			err = st.rpc.Send(&agentv1.ZoneFrame{Frame: &agentv1.ZoneFrame_Resign{Resign: &agentv1.Resign{}}})
+		case <-st.names.changed:
+			err = st.sendNames()
 		}
 		if err != nil {
 			return err
 		}
 	}
+}
+
+// sendNames brings the agent's table up to date, if it asked for one.
+func (st *stream) sendNames() error {
+	frames, err := st.names.next()
+	if err != nil {
+		return err
+	}
+	for _, f := range frames {
+		if err := st.rpc.Send(f); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (st *stream) frame(f *agentv1.AgentFrame, signs *bucket) error {
