@@ -148,7 +148,10 @@ func (b *compiler) inbounds() {
 }
 
 // TightenCounter names the counter that Inbound.Generation is read from.
-func TightenCounter(classID, inbound string) string { return "tighten/" + classID + "/" + inbound }
+func TightenCounter(classID, inbound string) string { return TightenPrefix + classID + "/" + inbound }
+
+// TightenPrefix begins the names of such counters, which only grow.
+const TightenPrefix = "tighten/"
 
 func (b *compiler) outbounds() {
 	seen := map[string]bool{}

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/tombolo-mesh/tombolo/mesh"
+	"github.com/tombolo-mesh/tombolo/mesh/ir"
 	"github.com/tombolo-mesh/tombolo/zone/disk"
 )
 
@@ -28,7 +29,7 @@ const (
 )
 
 // growing counters are never taken back: a follower may have counted further.
-const growing = "tighten/"
+const growing = ir.TightenPrefix
 
 // errTooLarge is a state that does not fit its Secrets.
 var errTooLarge = errors.New("the state is too large for its Secret")
