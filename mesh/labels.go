@@ -30,13 +30,15 @@ const (
 const (
 	// LabelServiceAccount of a pod.
 	LabelServiceAccount = "k8s." + LabelPrefix + "service-account"
+	// LabelPod is on pods behind headless Services: the name, which may be cut.
+	LabelPod = "k8s." + LabelPrefix + "pod-name"
 )
 
 // InstanceLabel reports whether a label of pods says which replica one is, or of
 // which roll-out, and not what it does: replicas do not share it.
 func InstanceLabel(key string) bool {
 	switch key {
-	case LabelStatefulPod, "apps.kubernetes.io/pod-index", "controller-revision-hash", "pod-template-hash", "pod-template-generation",
+	case LabelPod, LabelStatefulPod, "apps.kubernetes.io/pod-index", "controller-revision-hash", "pod-template-hash", "pod-template-generation",
 		"batch.kubernetes.io/job-completion-index", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name",
 		"controller-uid", "job-name", "kubernetes.io/hostname":
 		return true

@@ -127,11 +127,14 @@ func selectByLabels(r Reader, kind mesh.KindName, meshName string, labels map[st
 // namespace.
 func LabelValue(namespace, key, value string) string { return namespace + "/" + key + "=" + value }
 
-// IndexedLabel reports whether index ByLabel has a label: those of users. Ours are
-// on every Dataplane, and hashes of templates are in no selector.
+// IndexedLabel reports whether index ByLabel has a label: those of users, and the
+// names of pods. Ours are on every Dataplane, and hashes of templates in no selector.
 func IndexedLabel(key string) bool {
+	if key == mesh.LabelPod || key == mesh.LabelStatefulPod {
+		return true
+	}
 	reserved := strings.HasPrefix(key, mesh.LabelPrefix) || strings.HasPrefix(key, "k8s."+mesh.LabelPrefix)
-	return !reserved && (!mesh.InstanceLabel(key) || key == mesh.LabelStatefulPod)
+	return !reserved && !mesh.InstanceLabel(key)
 }
 
 // indexedLabel is the label of a selector for one namespace to look up: one that
@@ -140,8 +143,10 @@ func indexedLabel(want map[string]string) string {
 	if want[mesh.LabelNamespace] == "" {
 		return ""
 	}
-	if want[mesh.LabelStatefulPod] != "" {
-		return mesh.LabelStatefulPod
+	for _, k := range []string{mesh.LabelPod, mesh.LabelStatefulPod} {
+		if want[k] != "" {
+			return k
+		}
 	}
 	first := ""
 	for k, v := range want {
