@@ -3,7 +3,6 @@ package mesh
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -29,10 +28,10 @@ type JSONPatchOp struct {
 	// From is the source of move and copy.
 	From string `json:"from,omitempty"`
 	// Value for add and replace. Text that is JSON stands for what it says: "true" is true.
-	Value json.RawMessage `json:"value,omitempty"`
+	Value *AnyValue `json:"value,omitempty"`
 }
 
-// Validate returns every problem of the spec.
+// Validate implements Spec.
 func (c *ContainerPatch) Validate() Problems {
 	var ps Problems
 	if len(c.SidecarPatch)+len(c.InitPatch) == 0 {
@@ -75,18 +74,19 @@ func (o JSONPatchOp) validate(ps *Problems, field string) {
 		ps.Addf(field+".from", "is for move and copy only")
 	}
 	switch {
-	case valued && len(o.Value) == 0:
+	case valued && o.Value == nil:
 		ps.Addf(field+".value", "is required for %s", o.Op)
-	case !valued && len(o.Value) != 0:
+	case !valued && o.Value != nil:
 		ps.Addf(field+".value", "is for add and replace only")
 	}
 }
 
-// Decoded is the value to set: text that is itself JSON stands for what it says.
-func (o JSONPatchOp) Decoded() json.RawMessage {
+// Literal is the operation with a value that is text but itself JSON in place of
+// that text.
+func (o JSONPatchOp) Literal() JSONPatchOp {
 	var text string
-	if json.Unmarshal(o.Value, &text) == nil && json.Valid([]byte(text)) {
-		return json.RawMessage(text)
+	if o.Value != nil && json.Unmarshal(o.Value.JSON, &text) == nil && json.Valid([]byte(text)) {
+		o.Value = &AnyValue{JSON: json.RawMessage(text)}
 	}
-	return slices.Clone(o.Value)
+	return o
 }

@@ -100,7 +100,7 @@ func (k Kind) ClusterScoped() bool { return k.Scope == ScopeGlobal && !k.SystemO
 // Plural is the REST path segment and CLI noun, for example "meshtimeouts".
 func (k Kind) Plural() string {
 	n := strings.ToLower(string(k.Name))
-	if strings.HasSuffix(n, "s") || strings.HasSuffix(n, "sh") {
+	if strings.HasSuffix(n, "s") || strings.HasSuffix(n, "sh") || strings.HasSuffix(n, "ch") {
 		return n + "es"
 	}
 	if strings.HasSuffix(n, "y") {

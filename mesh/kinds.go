@@ -10,6 +10,7 @@ const (
 	KindMeshMultiZoneService  KindName = "MeshMultiZoneService"
 	KindMeshZoneAddress       KindName = "MeshZoneAddress"
 	KindHostnameGenerator     KindName = "HostnameGenerator"
+	KindContainerPatch        KindName = "ContainerPatch"
 	KindMeshIdentity          KindName = "MeshIdentity"
 	KindMeshTrust             KindName = "MeshTrust"
 	KindSecret                KindName = "Secret"
@@ -42,6 +43,9 @@ func Kinds() []Kind {
 			Summary: "where other zones reach a mesh's ingress of this zone"}),
 		define[HostnameGenerator](Kind{Name: KindHostnameGenerator, Short: "hg", Flow: GlobalToZones | ZoneToGlobal, Cluster: AuthoredInCluster, SystemOnly: true,
 			Summary: "hostnames for services, by a template"}),
+		// Global cannot write it: that would be a way into every cluster's nodes.
+		define[ContainerPatch](Kind{Name: KindContainerPatch, Flow: ZoneToGlobal, Cluster: AuthoredInCluster, SystemOnly: true,
+			Summary: "changes to the containers that are injected into pods"}),
 		define[MeshIdentity](Kind{Name: KindMeshIdentity, Short: "mid", Scope: ScopeMesh, Flow: GlobalToZones, DNSLabel: true, Cluster: MirroredInCluster,
 			Summary: "who gets which SPIFFE ID, and from which authority"}),
 		define[MeshTrust](Kind{Name: KindMeshTrust, Short: "mtrust", Scope: ScopeMesh, Flow: GlobalToZones | ZoneToGlobal | AcrossZones, DNSLabel: true, Cluster: MirroredInCluster,

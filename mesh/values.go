@@ -69,6 +69,15 @@ func (v *IntOrString) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
+// AnyValue is a value of any JSON type, kept as it is written.
+type AnyValue struct{ JSON json.RawMessage }
+
+// MarshalJSON writes what was read.
+func (v AnyValue) MarshalJSON() ([]byte, error) { return v.JSON.MarshalJSON() }
+
+// UnmarshalJSON keeps the bytes.
+func (v *AnyValue) UnmarshalJSON(b []byte) error { return v.JSON.UnmarshalJSON(b) }
+
 func lower(k KindName) string { return strings.ToLower(string(k)) }
 
 func find(is func(Kind) bool) (Kind, bool) {

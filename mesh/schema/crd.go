@@ -144,6 +144,8 @@ func (s structural) of(t reflect.Type) Object {
 	switch t {
 	case reflect.TypeFor[mesh.Duration]():
 		return Object{"type": "string", "maxLength": 64}
+	case reflect.TypeFor[mesh.AnyValue]():
+		return Object{"x-kubernetes-preserve-unknown-fields": true}
 	case reflect.TypeFor[mesh.Decimal]():
 		// A number or text: a structural schema has no such type.
 		return Object{"x-kubernetes-preserve-unknown-fields": true}

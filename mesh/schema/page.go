@@ -161,6 +161,8 @@ func word(t reflect.Type) string {
 		return "number or decimal string"
 	case reflect.TypeFor[mesh.IntOrString]():
 		return "number or string"
+	case reflect.TypeFor[mesh.AnyValue]():
+		return "any value"
 	}
 	switch t.Kind() {
 	case reflect.Bool:

@@ -41,6 +41,8 @@ func (b *builder) of(t reflect.Type) Object {
 		return Object{"oneOf": []Object{{"type": "number"}, {"type": "string", "pattern": `^[-+]?[0-9]*\.?[0-9]+$`}}}
 	case reflect.TypeFor[mesh.IntOrString]():
 		return Object{"oneOf": []Object{{"type": "integer", "minimum": 0}, {"type": "string"}}}
+	case reflect.TypeFor[mesh.AnyValue]():
+		return Object{}
 	}
 	switch t.Kind() {
 	case reflect.Pointer:

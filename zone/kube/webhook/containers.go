@@ -253,7 +253,7 @@ func patchContainer(container any, ops []mesh.JSONPatchOp) (any, error) {
 	}
 	ops = slices.Clone(ops)
 	for i := range ops {
-		ops[i].Value = ops[i].Decoded()
+		ops[i] = ops[i].Literal()
 	}
 	text, err := json.Marshal(ops)
 	if err != nil {
