@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -17,28 +16,10 @@ import (
 
 	"github.com/vishvananda/netns"
 
+	"github.com/tombolo-mesh/tombolo/agent/redirect"
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/mesh/ir"
 )
-
-// redirectRules is what the redirect of a host does, as far as these tests need it.
-const redirectRules = `
-table inet tombolo {
-	chain output {
-		type nat hook output priority -100; policy accept;
-		meta skuid 1337 oifname "lo" meta priority 0:6 ip daddr != 127.0.0.0/8 meta l4proto tcp redirect to :15006
-		meta skuid 1337 oifname "lo" meta priority 0:6 ip6 daddr != ::1 meta l4proto tcp redirect to :15006
-		meta skuid 1337 return
-		fib daddr type local return
-		meta l4proto tcp redirect to :15001
-	}
-	chain prerouting {
-		type nat hook prerouting priority -100; policy accept;
-		iifname "lo" return
-		tcp dport { 15001, 15006 } return
-		meta l4proto tcp redirect to :15006
-	}
-}`
 
 // hosts are three network namespaces on one segment: two with a redirecting
 // proxy each, and one outside of the mesh.
@@ -52,7 +33,7 @@ func newHosts(t *testing.T) *hosts {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: network namespaces and nftables")
 	}
-	for _, tool := range []string{"ip", "nft", "setpriv"} {
+	for _, tool := range []string{"ip", "setpriv"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("needs %s", tool)
 		}
@@ -88,11 +69,9 @@ func (h *hosts) command(args ...string) {
 }
 
 // redirect puts the rules into a host.
-func (h *hosts) redirect(n string) {
+func (h *hosts) redirect(n string, families ...redirect.Family) {
 	h.t.Helper()
-	file := filepath.Join(h.dir, n+".nft")
-	must(h.t, os.WriteFile(file, []byte(redirectRules), 0o600))
-	h.command("ip", "netns", "exec", h.name(n), "nft", "-f", file)
+	must(h.t, redirect.Install(redirect.Config{Families: families}.WithDefaults(), "/run/netns/"+h.name(n)))
 }
 
 // proxy starts an Envoy as the proxy's user in a host that redirects.
@@ -401,4 +380,28 @@ func TestTransparent(t *testing.T) {
 		p.eventually("chains to drain", func() bool { return p.b.stat("listener_manager.total_filter_chains_draining") == "0" })
 		line(t, c, "after")
 	})
+}
+
+// TestTransparentIPv4: where the other family is not redirected, it is left alone, and
+// nothing needs it to exist.
+func TestTransparentIPv4(t *testing.T) {
+	h := newHosts(t)
+	h.serve("b", "server", "0.0.0.0:8080")
+	h.serve("c", "plain", ":80")
+	h.redirect("a", redirect.IPv4)
+	h.redirect("b", redirect.IPv4)
+	h.command("ip", "netns", "exec", h.name("b"), "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
+	only := &ir.Transparent{InboundPort: 15006, OutboundPort: 15001, IPv4Only: true}
+	h.proxy("b", serverID, &ir.Proxy{Trust: h.trust, Zone: "east", HasIdentity: true, Class: &ir.Class{Mesh: "default", ID: "b", Transparent: only},
+		Inbounds: []ir.Inbound{{ClassInbound: ir.ClassInbound{Name: "http", Port: 8080, ServicePort: 8080, Protocol: ir.HTTP},
+			Permission: ir.Permission{Allow: []ir.PermissionMatch{allow(webID)}}, Timeouts: timeouts()}}},
+		&ir.Instance{Inbounds: []ir.InstanceInbound{{Address: "10.77.0.2", ServiceAddress: "10.77.0.2"}}})
+	h.proxy("a", webID, &ir.Proxy{Trust: h.trust, Zone: "east", HasIdentity: true, Passthrough: true, Class: &ir.Class{Mesh: "default", ID: "a", Transparent: only},
+		Outbounds:    []ir.Outbound{calls("10.96.0.1", 80, srvName)},
+		Destinations: []ir.Destination{to(srvName, ir.HTTP, "server", serverID)}}, &ir.Instance{},
+		&ir.EndpointSet{Name: srvName, Hosts: []ir.Host{{Address: "10.77.0.2", Port: 8080, Zone: "east", Weight: 1, Peer: "server.east"}}})
+	h.want("a", "10.96.0.1:80", "200 server", "URI="+webID)
+	h.want("a", "10.77.0.3:80", "200 plain")
+	h.want("a", "[fd77::3]:80", "200 plain")
+	h.refused("c", "10.77.0.2:8080")
 }
