@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -110,13 +111,9 @@ func readManifest(cfg Config) ([]byte, error) {
 		return nil, fmt.Errorf("dataplane: %w", err)
 	}
 	var shape struct {
-		Networking struct {
-			Listeners []any `json:"listeners"`
-		} `json:"networking"`
-		Spec struct {
-			Networking struct {
-				Listeners []any `json:"listeners"`
-			} `json:"networking"`
+		Networking networking `json:"networking"`
+		Spec       struct {
+			Networking networking `json:"networking"`
 		} `json:"spec"`
 	}
 	if err := yaml.Unmarshal(text, &shape); err != nil {
@@ -129,7 +126,35 @@ func readManifest(cfg Config) ([]byte, error) {
 	case !cfg.Gateway && gateway:
 		return nil, fmt.Errorf("dataplane: %s has networking.listeners: it is a gateway's, not a sidecar's", cfg.Dataplane)
 	}
+	for _, n := range []networking{shape.Networking, shape.Spec.Networking} {
+		if n.needsIPv6() && !hasIPv6() {
+			return nil, fmt.Errorf("dataplane: %s: networking.transparentProxying.ipFamilyMode must be IPv4: this kernel has no IPv6", cfg.Dataplane)
+		}
+	}
 	return text, nil
+}
+
+// networking is what the agent looks at in a Dataplane.
+type networking struct {
+	Listeners           []any `json:"listeners"`
+	TransparentProxying *struct {
+		IPFamilyMode string `json:"ipFamilyMode"`
+	} `json:"transparentProxying"`
+}
+
+// needsIPv6: redirected connections arrive at a socket for both families.
+func (n networking) needsIPv6() bool {
+	return n.TransparentProxying != nil && n.TransparentProxying.IPFamilyMode != "IPv4"
+}
+
+// hasIPv6 reports whether the kernel knows the family at all. Where it does not,
+// Envoy ends itself rather than answer.
+func hasIPv6() bool {
+	fd, err := syscall.Socket(syscall.AF_INET6, syscall.SOCK_STREAM, 0)
+	if err == nil {
+		_ = syscall.Close(fd)
+	}
+	return !errors.Is(err, syscall.EAFNOSUPPORT)
 }
 
 // workDir makes the directory for bootstrap and sockets, for this user alone.

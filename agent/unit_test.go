@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
+	"sigs.k8s.io/yaml"
 
 	"github.com/tombolo-mesh/tombolo/identity"
 	"github.com/tombolo-mesh/tombolo/identity/ca"
@@ -231,6 +232,20 @@ func TestReadManifest(t *testing.T) {
 		_, err := readManifest(Config{Dataplane: path, Gateway: c.gateway})
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+func TestNeedsIPv6(t *testing.T) {
+	for text, want := range map[string]bool{
+		"{}":                      false,
+		"transparentProxying: {}": true,
+		"transparentProxying: {ipFamilyMode: DualStack}": true,
+		"transparentProxying: {ipFamilyMode: IPv4}":      false,
+	} {
+		var n networking
+		if err := yaml.Unmarshal([]byte(text), &n); err != nil || n.needsIPv6() != want {
+			t.Errorf("%s: %t, %v", text, n.needsIPv6(), err)
 		}
 	}
 }
