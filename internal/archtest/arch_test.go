@@ -58,6 +58,7 @@ func rooms() []room {
 		{"proto/...", []string{"proto/..."}, "wire only"},
 		{"proto/zonesync", []string{"mesh", "proto/zonesync/..."}, "resources to wire and back, the same on both sides"},
 		{"migrations", nil, "embedded data"},
+		{"deploy/helm", nil, "the chart, rendered without Helm: values to manifests, nothing of a mesh"},
 		{"bench/...", []string{"bench/...", "mesh", "internal/..."}, "measures the binaries from outside"},
 		{"e2e/...", []string{"e2e/...", "internal/...", "mesh", "identity/..."}, "a black box: binaries and their APIs"},
 		{"cmd/...", []string{"..."}, "the only place that knows which parts exist"},
