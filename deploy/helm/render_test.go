@@ -39,7 +39,8 @@ ingress:
   topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: ScheduleAnyway}]
   meshes:
     - name: default
-    - {name: payments, replicas: 1, hostPort: 10443, address: "pay.example.com:443", service: {type: ClusterIP, port: 10002}}
+    - {name: payments, replicas: 1, address: "pay.example.com:443", service: {type: ClusterIP, port: 10002}}
+    - {name: host, hostPort: 10443}
     - {name: shop, service: {type: LoadBalancer, loadBalancerClass: x, loadBalancerSourceRanges: [10.0.0.0/8], annotations: {g: h}, nodePort: 30001}}
 crds: {keep: false}
 networkPolicy: {enabled: true}
@@ -104,7 +105,7 @@ func TestNothingVaries(t *testing.T) {
 func TestEveryBranch(t *testing.T) {
 	text := string(render(t, everything))
 	for _, want := range []string{"registry.example.com/mesh/tombolo-agent:v9", "kind: ServiceMonitor", "kind: NetworkPolicy", "tombolo-global",
-		"hostPort: 10443", "nodePort: 30001", "k8s.tombolo.io/ingress-address: \"pay.example.com:443\"", "--dns-name=10.0.0.1", "loadBalancerClass: x",
+		"hostPort: 10443", "nodePort: 30001", "tombolo.io/ingress-public-address: \"pay.example.com\"", "tombolo.io/ingress-public-port: \"443\"", "--dns-name=10.0.0.1", "loadBalancerClass: x",
 		"failurePolicy: Ignore", "containerPatches: [\"lean\"]", "secretName: join", "name: global-ca"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is not in the manifests", want)
