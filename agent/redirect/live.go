@@ -54,9 +54,13 @@ func Live(ctx context.Context, c Config) error {
 			}
 		}()
 	}
+	var control func(string, string, syscall.RawConn) error
+	if os.Geteuid() == int(c.Proxy.UID) {
+		control = asMeshCall
+	}
 	tried := 0
 	for _, target := range targets {
-		d := net.Dialer{Timeout: liveTimeout}
+		d := net.Dialer{Timeout: liveTimeout, Control: control}
 		conn, err := d.DialContext(ctx, "tcp", target.String())
 		if errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EADDRNOTAVAIL) {
 			continue
@@ -83,6 +87,17 @@ func Live(ctx context.Context, c Config) error {
 		return errors.New("redirect: nothing could be tried: no route for any of the redirected families")
 	}
 	return nil
+}
+
+// asMeshCall marks a socket as Envoy marks what it opens to other proxies.
+func asMeshCall(_, _ string, c syscall.RawConn) error {
+	var option error
+	if err := c.Control(func(fd uintptr) {
+		option = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_PRIORITY, MeshCallPriority)
+	}); err != nil {
+		return err
+	}
+	return option
 }
 
 // addrPort compares addresses of either family, without a zone.
