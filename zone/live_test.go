@@ -28,7 +28,6 @@ import (
 	"github.com/tombolo-mesh/tombolo/xds"
 	"github.com/tombolo-mesh/tombolo/xds/xdstest"
 	"github.com/tombolo-mesh/tombolo/zone/agents"
-	"github.com/tombolo-mesh/tombolo/zone/disk"
 )
 
 // live is a running zone: its engine, its xDS server and its port, without global.
@@ -46,14 +45,11 @@ func startLive(t *testing.T, dir string) *live {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file, err := disk.Open(disk.Config{Dir: dir, Zone: "east"})
+	h, err := z.openMachine()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := z.tls.Load(); err != nil {
-		t.Fatal(err)
-	}
-	p, err := z.assemble(file)
+	p, err := z.assemble(h)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,9 +76,7 @@ func startLive(t *testing.T, dir string) *live {
 		p.server.Stop()
 		cancel()
 		wg.Wait()
-		if err := file.Close(); err != nil {
-			t.Error(err)
-		}
+		h.close()
 	})
 	t.Cleanup(l.stop)
 	return l

@@ -37,8 +37,11 @@ const CAFile = "zone-ca.pem"
 type Config struct {
 	// Name of the zone, an RFC 1035 label, fixed once it has joined. Required.
 	Name string
-	// DataDir holds the state, keys and certificates. Required.
+	// DataDir holds the state, keys and certificates. Required, but in a cluster,
+	// which holds them.
 	DataDir string
+	// Kubernetes makes it the zone of a cluster; nil: of machines and VMs.
+	Kubernetes *Kubernetes
 	// Listen is the address for agents and Envoys, default ":5678".
 	Listen string
 	// Names are further DNS names and addresses under which agents reach the zone.
@@ -70,7 +73,7 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// Zone is a zone control plane for machines and VMs.
+// Zone is a zone control plane.
 type Zone struct {
 	cfg      Config
 	log      *slog.Logger
@@ -86,8 +89,11 @@ func New(cfg Config) (*Zone, error) {
 	if problems := mesh.ValidateResource(mesh.Resource{Key: mesh.Key{Kind: mesh.KindZone, Name: cfg.Name}}, &mesh.Zone{}); len(problems) > 0 {
 		return nil, fmt.Errorf("zone name: %w", problems)
 	}
-	if cfg.DataDir == "" {
+	switch {
+	case cfg.Kubernetes == nil && cfg.DataDir == "":
 		return nil, errors.New("a data directory is required")
+	case cfg.Kubernetes != nil && (cfg.DataDir != "" || cfg.Resources != ""):
+		return nil, errors.New("a zone of Kubernetes needs no data directory and takes no folder of resources: both are in its cluster")
 	}
 	if cfg.Global != "" && cfg.TokenFile == "" {
 		return nil, errors.New("to connect to global a token file is required")
@@ -122,13 +128,16 @@ func New(cfg Config) (*Zone, error) {
 	if ip := net.ParseIP(host); host != "" && (ip == nil || !ip.IsUnspecified()) {
 		names = append(names, host)
 	}
-	authority, err := serverca.New(serverca.Config{Dir: filepath.Join(cfg.DataDir, "tls"), Names: names,
+	z := &Zone{cfg: cfg, log: cfg.Log, registry: prometheus.NewRegistry(), reload: make(chan struct{}, 1), ready: make(chan struct{})}
+	if cfg.Kubernetes != nil {
+		return z, nil
+	}
+	z.tls, err = serverca.New(serverca.Config{Dir: filepath.Join(cfg.DataDir, "tls"), Names: names,
 		CommonName: "Tombolo zone " + cfg.Name, Logger: cfg.Log})
 	if err != nil {
 		return nil, fmt.Errorf("server certificate: %w", err)
 	}
-	return &Zone{cfg: cfg, log: cfg.Log, registry: prometheus.NewRegistry(), tls: authority,
-		reload: make(chan struct{}, 1), ready: make(chan struct{})}, nil
+	return z, nil
 }
 
 // Reload reads the folder of resources again.
@@ -140,48 +149,122 @@ func (z *Zone) Ready() <-chan struct{} { return z.ready }
 // Address where the zone listens for agents and Envoys; valid once it is ready.
 func (z *Zone) Address() net.Addr { return z.address }
 
-// Run serves until ctx ends. It starts and serves from its disk, whether global
+// Run serves until ctx ends. It starts and serves from its state, whether global
 // can be reached or not.
 func (z *Zone) Run(ctx context.Context) error {
-	if err := os.MkdirAll(z.cfg.DataDir, 0o700); err != nil {
+	if err := z.run(ctx); err != nil {
 		return fmt.Errorf("zone: %w", err)
+	}
+	return nil
+}
+
+func (z *Zone) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	h, err := z.open(ctx, g)
+	if err == nil {
+		defer h.close()
+		err = z.start(ctx, g, h)
+	}
+	if err != nil {
+		cancel()
+		return errors.Join(err, g.Wait())
+	}
+	defer cancel()
+	return g.Wait()
+}
+
+// home is what a zone control plane takes from where it runs.
+type home struct {
+	env   string
+	store disk.Store
+	tls   *tls.Config
+	// ready is closed when everything that the platform knows was told to the engine.
+	ready <-chan struct{}
+	// attach says who may join.
+	attach func(p *parts) agents.Admitter
+	// follower reports that another instance leads; nil: this one does.
+	follower func() bool
+	// run feeds the engine until ctx ends.
+	run   func(ctx context.Context, e *engine) error
+	close func()
+	// ca says where agents find whom to trust.
+	ca string
+}
+
+func (z *Zone) open(ctx context.Context, g *errgroup.Group) (*home, error) {
+	if z.cfg.Kubernetes != nil {
+		return z.openCluster(ctx, g)
+	}
+	return z.openMachine()
+}
+
+// openMachine opens the data directory.
+func (z *Zone) openMachine() (*home, error) {
+	if err := os.MkdirAll(z.cfg.DataDir, 0o700); err != nil {
+		return nil, err
 	}
 	file, err := disk.Open(disk.Config{Dir: z.cfg.DataDir, Zone: z.cfg.Name})
 	if err != nil {
-		return fmt.Errorf("zone: %w", err)
+		return nil, err
 	}
-	defer file.Close()
+	h := &home{env: mesh.EnvUniversal, store: file, tls: z.tls.TLS(), run: z.runMachine, ca: filepath.Join(z.cfg.DataDir, CAFile),
+		close: func() { _ = file.Close() }, // everything in it is committed
+		attach: func(p *parts) agents.Admitter {
+			return universal.Admitter{Zone: z.cfg.Name, Verifier: p.engine.verifier}
+		}}
 	if err := z.tls.Load(); err != nil {
-		return fmt.Errorf("zone: server certificate: %w", err)
+		h.close()
+		return nil, fmt.Errorf("server certificate: %w", err)
 	}
-	caPath := filepath.Join(z.cfg.DataDir, CAFile)
-	if err := os.WriteFile(caPath, z.tls.CAPEM(), 0o644); err != nil {
-		return fmt.Errorf("zone: %w", err)
+	if err := os.WriteFile(h.ca, z.tls.CAPEM(), 0o644); err != nil {
+		h.close()
+		return nil, err
 	}
-	p, err := z.assemble(file)
+	ready := make(chan struct{})
+	close(ready) // what the folder holds may follow
+	h.ready = ready
+	return h, nil
+}
+
+// runMachine keeps the certificate current and reads the folder of resources.
+func (z *Zone) runMachine(ctx context.Context, e *engine) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return z.tls.Run(ctx) })
+	g.Go(func() error { return z.files(ctx, e) })
+	return g.Wait()
+}
+
+// start makes the parts and runs them in g.
+func (z *Zone) start(ctx context.Context, g *errgroup.Group, h *home) error {
+	p, err := z.assemble(h)
 	if err != nil {
-		return fmt.Errorf("zone: %w", err)
+		return err
 	}
 	listener, err := listen(ctx, z.cfg.Listen)
 	if err != nil {
-		return fmt.Errorf("zone: %w", err)
+		return err
 	}
 	z.address = listener.Addr()
-	g, ctx := errgroup.WithContext(ctx)
 	if z.cfg.MetricsAddress != "" {
 		if err := z.serveHTTP(ctx, g, p); err != nil {
-			return errors.Join(fmt.Errorf("zone: %w", err), listener.Close())
+			return errors.Join(err, listener.Close())
 		}
 	}
 	g.Go(func() error { return p.engine.run(ctx) })
-	g.Go(func() error { return z.tls.Run(ctx) })
-	g.Go(func() error { return z.files(ctx, p.engine) })
+	g.Go(func() error { return h.run(ctx, p.engine) })
 	g.Go(func() error {
-		// Proxies are served once everything that the disk holds is published.
+		// Proxies are served, and global is told, once everything that the disk and the
+		// platform hold is published: what came later would look as if it were gone.
+		select {
+		case <-h.ready:
+		case <-ctx.Done():
+			return listener.Close()
+		}
 		if err := p.engine.do(ctx.Done(), func(*batch) {}); err != nil {
 			return errors.Join(listener.Close(), ignoreStop(err))
 		}
-		z.log.Info("zone serves", "zone", z.cfg.Name, "address", z.address.String(), "ca", caPath, "rev", int64(p.engine.position.Load().Revision))
+		z.log.Info("zone serves", "zone", z.cfg.Name, "address", z.address.String(), "ca", h.ca, "rev", int64(p.engine.position.Load().Revision))
 		close(z.ready)
 		if err := p.server.Serve(listener); !errors.Is(err, grpc.ErrServerStopped) {
 			return err
@@ -195,10 +278,14 @@ func (z *Zone) Run(ctx context.Context) error {
 		return nil
 	})
 	if p.client != nil {
-		g.Go(func() error { return p.client.Run(ctx) })
-	}
-	if err := g.Wait(); err != nil {
-		return fmt.Errorf("zone: %w", err)
+		g.Go(func() error {
+			select {
+			case <-z.ready:
+				return p.client.Run(ctx)
+			case <-ctx.Done():
+				return nil
+			}
+		})
 	}
 	return nil
 }
@@ -237,7 +324,7 @@ type parts struct {
 	registry *prometheus.Registry
 }
 
-func (z *Zone) assemble(file disk.Store) (*parts, error) {
+func (z *Zone) assemble(h *home) (*parts, error) {
 	p := &parts{registry: z.registry}
 	var err error
 	p.xds = delta.New(delta.Config{
@@ -247,7 +334,7 @@ func (z *Zone) assemble(file disk.Store) (*parts, error) {
 		Log:        z.log, Registerer: z.registry,
 	})
 	p.engine, err = newEngine(engineConfig{
-		zone: z.cfg.Name, disk: file, delta: p.xds, lease: z.cfg.ProxyLease, grace: z.cfg.RestartGrace, doubt: z.cfg.Doubt, vips: z.cfg.VIPs,
+		zone: z.cfg.Name, env: h.env, disk: h.store, delta: p.xds, lease: z.cfg.ProxyLease, grace: z.cfg.RestartGrace, doubt: z.cfg.Doubt, vips: z.cfg.VIPs,
 		linked:        func() bool { return p.client != nil && p.client.Connected() },
 		tokensChanged: func() { p.agents.Recheck() },
 		log:           z.log, registerer: z.registry,
@@ -255,18 +342,18 @@ func (z *Zone) assemble(file disk.Store) (*parts, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.agents = agents.New(agents.Config{Zone: z.cfg.Name, Names: p.engine.board, Proxies: members{p.engine}, Admitter: universal.Admitter{Zone: z.cfg.Name, Verifier: p.engine.verifier},
+	p.agents = agents.New(agents.Config{Zone: z.cfg.Name, Names: p.engine.board, Proxies: members{p.engine}, Admitter: h.attach(p),
 		XDSAddress: z.cfg.XDSAddress, Log: z.log, Registerer: z.registry})
 	if z.cfg.Global != "" {
-		if p.client, err = z.dialGlobal(p.engine); err != nil {
+		if p.client, err = z.dialGlobal(p.engine, h.follower); err != nil {
 			return nil, err
 		}
 	}
-	p.server = newServer(z.tls.TLS(), p.agents, p.xds, p.engine)
+	p.server = newServer(h.tls, p.agents, p.xds, p.engine)
 	return p, nil
 }
 
-func (z *Zone) dialGlobal(e *engine) (*zonesync.Client, error) {
+func (z *Zone) dialGlobal(e *engine, follower func() bool) (*zonesync.Client, error) {
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
 	if z.cfg.GlobalCA != "" {
 		text, err := os.ReadFile(z.cfg.GlobalCA)
@@ -281,7 +368,7 @@ func (z *Zone) dialGlobal(e *engine) (*zonesync.Client, error) {
 	return zonesync.New(zonesync.Config{
 		Zone: z.cfg.Name, Address: z.cfg.Global, TLS: cfg, Token: z.token,
 		Replica: &replica{e: e}, Facts: e.facts, Reports: e.tracker, Inspector: inspector{e},
-		Identities: e.identities, Instance: token.NewID(), Version: z.cfg.Version, Log: z.log, Registerer: z.registry,
+		Identities: e.identities, Follower: follower, Instance: token.NewID(), Version: z.cfg.Version, Log: z.log, Registerer: z.registry,
 	}), nil
 }
 

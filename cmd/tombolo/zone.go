@@ -15,17 +15,24 @@ import (
 func zoneCommand() *cobra.Command {
 	cfg := zone.Config{Version: version()}
 	var level, format string
+	var kubernetes bool
+	var cluster zone.Kubernetes
 	cmd := &cobra.Command{
 		Use:   "zone",
 		Short: "Run the control plane of a zone",
-		Long: `Runs the control plane of one zone of machines or VMs: agents register proxies with it,
-and it configures their Envoys. It connects to global by itself and works without it for
-as long as it must: everything it needs is in its data directory, restarts included.
+		Long: `Runs the control plane of one zone: agents register proxies with it, and it configures
+their Envoys. It connects to global by itself and works without it for as long as it must:
+everything it needs is in its data directory, restarts included.
 
 At first start it makes its own certificate authority; agents need zone-ca.pem of the
-data directory. SIGHUP reads --resources again.`,
+data directory. SIGHUP reads --resources again.
+
+With --kubernetes the zone is that of a cluster: its pods are the proxies, its Services the
+services, and what the zone needs lies in Secrets of its namespace, shared by all instances.
+It runs in a pod (see tombolo install zone), or with --kubeconfig anywhere.`,
 		Example: `  tombolo zone --name west --data-dir /var/lib/tombolo-zone --global global.example.com:5685 \
-    --global-ca ca.pem --token-file zone-west.token --dns-name zone.west.example.com`,
+    --global-ca ca.pem --token-file zone-west.token --dns-name zone.west.example.com
+  tombolo zone --kubernetes --kubeconfig ~/.kube/config --name east --webhooks none`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			logger, err := newLogger(cmd.ErrOrStderr(), level, format)
@@ -33,6 +40,9 @@ data directory. SIGHUP reads --resources again.`,
 				return err
 			}
 			cfg.Log = logger
+			if kubernetes {
+				cfg.Kubernetes = &cluster
+			}
 			z, err := zone.New(cfg)
 			if err != nil {
 				return &exitError{exitUsage, err.Error()}
@@ -48,7 +58,14 @@ data directory. SIGHUP reads --resources again.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&cfg.Name, "name", "", "name of the zone, fixed once it has joined (required)")
-	f.StringVar(&cfg.DataDir, "data-dir", "", "folder for state, keys and certificates (required)")
+	f.StringVar(&cfg.DataDir, "data-dir", "", "folder for state, keys and certificates (required without --kubernetes)")
+	f.BoolVar(&kubernetes, "kubernetes", false, "be the zone of a Kubernetes cluster")
+	f.StringVar(&cluster.Kubeconfig, "kubeconfig", "", "file with access to the cluster (default: the service account of the pod this runs in)")
+	f.StringVar(&cluster.Context, "kube-context", "", "context of the kubeconfig (default: its current one)")
+	f.StringVar(&cluster.Namespace, "namespace", "tombolo-system", "namespace of the control plane in the cluster")
+	f.StringVar(&cluster.Instance, "instance", "", "name of this process among the instances of the zone (default: host name and process id)")
+	f.StringVar(&cluster.Injection, "injection", "", "file that says what injected pods get; without it no pod is injected")
+	f.StringVar(&cluster.Webhooks, "webhooks", ":5443", "address of the webhooks (HTTPS); none for none")
 	f.StringVar(&cfg.Listen, "listen", ":5678", "address for agents and Envoys (gRPC over TLS)")
 	f.StringSliceVar(&cfg.Names, "dns-name", nil, "DNS name or IP address under which agents reach this zone, for the certificate; may be repeated")
 	f.StringVar(&cfg.XDSAddress, "xds-address", "", "host:port that Envoys connect to (default: the one that their agent dialled)")

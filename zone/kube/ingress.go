@@ -62,7 +62,7 @@ func (in *ingressInput) places(nodes map[string]bool) (uint32, []string, error) 
 	if s.PublicPort != "" {
 		n, err := strconv.ParseUint(s.PublicPort, 10, 16)
 		if err != nil || n == 0 {
-			return 0, nil, fmt.Errorf("annotation %s: must be 1 to 65535, not %.20q", annotationPort, s.PublicPort)
+			return 0, nil, fmt.Errorf("annotation %s: port must be 1 to 65535, not %.20q", annotationIngress, s.PublicPort)
 		}
 		port = uint32(n)
 	}
@@ -83,7 +83,7 @@ func (in *ingressInput) places(nodes map[string]bool) (uint32, []string, error) 
 		}
 		return port, in.ips(all), nil
 	}
-	return 0, nil, fmt.Errorf("other zones cannot reach an ingress of type %s: it must be LoadBalancer or NodePort, or have the annotation %s", s.Kind, annotationAddress)
+	return 0, nil, fmt.Errorf("other zones cannot reach an ingress of type %s: it must be LoadBalancer or NodePort, or have the annotation %s", s.Kind, annotationIngress)
 }
 
 // ips puts the addresses of names in their places.

@@ -100,14 +100,18 @@ func (p *Platform) ring() {
 // then a zone serves nobody: what it left out would look as if it were gone.
 func (p *Platform) Ready() <-chan struct{} { return p.ready }
 
-// Namespace finds the labels of a namespace that say something to us, canonical:
-// the mesh and the injection.
-func (p *Platform) Namespace(name string) (map[string]string, bool) {
-	ns, ok := p.namespaces.Get("", name)
-	if !ok {
-		return nil, false
+// Namespace finds a namespace, with those of its labels and annotations that say
+// something to us, in canonical form. One that the watch has not shown yet is asked
+// for: pods come right after their namespace.
+func (p *Platform) Namespace(ctx context.Context, name string) (*Namespace, error) {
+	if ns, ok := p.namespaces.Get("", name); ok {
+		return ns, nil
 	}
-	return ns.Labels, true
+	var ns corev1.Namespace
+	if err := p.cfg.Client.Core.Get().Resource("namespaces").Name(name).Do(ctx).Into(&ns); err != nil {
+		return nil, err
+	}
+	return slimNamespace(&ns), nil
 }
 
 // Run follows the cluster until ctx ends. While the API server is away, everything

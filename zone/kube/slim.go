@@ -2,6 +2,7 @@ package kube
 
 import (
 	"maps"
+	"net"
 	"slices"
 	"strings"
 
@@ -19,7 +20,8 @@ const (
 	annotationInjected  = mesh.LabelPrefix + "sidecar-injected"
 	annotationRedirect  = "traffic." + mesh.LabelPrefix + "redirect"
 	annotationReachable = mesh.LabelPrefix + "reachable-backends"
-	annotationAddress   = mesh.LabelPrefix + "ingress-public-address"
+	annotationIngress   = "k8s." + mesh.LabelPrefix + "ingress-address" // host or host:port
+	annotationAddress   = mesh.LabelPrefix + "ingress-public-address"   // the older two
 	annotationPort      = mesh.LabelPrefix + "ingress-public-port"
 	annotationProtocol  = ".service." + mesh.LabelPrefix + "protocol" // after a port
 	labelInjection      = mesh.LabelPrefix + "sidecar-injection"
@@ -37,9 +39,10 @@ type Node struct {
 	Ready   bool
 }
 
-// Pod is what is kept of one. Of a pod without a sidecar that is its name.
+// Pod is what is kept of one. Of a pod without a proxy that is its name.
 type Pod struct {
 	metav1.ObjectMeta
+	// Injected: it has a sidecar, or is a zone proxy.
 	Injected       bool
 	ServiceAccount string
 	Node           string
@@ -95,14 +98,14 @@ type Slice struct {
 
 func slimNamespace(o runtime.Object) *Namespace {
 	ns := o.(*corev1.Namespace)
-	return &Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns.Name, Labels: ownLabels(ns.Labels)}}
+	return &Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns.Name, Labels: ours(ns.Labels), Annotations: ours(ns.Annotations)}}
 }
 
-// ownLabels are the labels that say something to us.
-func ownLabels(labels map[string]string) map[string]string {
+// ours are the labels or annotations that say something to us, in canonical form.
+func ours(all map[string]string) map[string]string {
 	out := map[string]string{}
-	for k, v := range labels {
-		if k = mesh.CanonicalLabel(k); k == labelInjection || k == mesh.LabelMesh {
+	for k, v := range mesh.CanonicalLabels(all) {
+		if prefix, _, ok := strings.Cut(k, "/"); ok && (prefix+"/" == mesh.LabelPrefix || strings.HasSuffix(prefix+"/", "."+mesh.LabelPrefix)) {
 			out[k] = v
 		}
 	}
@@ -139,7 +142,7 @@ func slimPod(o runtime.Object) *Pod {
 	p := o.(*corev1.Pod)
 	out := &Pod{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID}}
 	annotations := mesh.CanonicalLabels(p.Annotations)
-	if annotations[annotationInjected] != "true" {
+	if annotations[annotationInjected] != "true" && mesh.CanonicalLabels(p.Labels)[labelZoneProxy] == "" {
 		return out
 	}
 	out.Injected, out.Labels, out.DeletionTimestamp = true, p.Labels, p.DeletionTimestamp
@@ -179,6 +182,13 @@ func slimService(o runtime.Object) *Service {
 	}
 	annotations := mesh.CanonicalLabels(s.Annotations)
 	out.PublicAddress, out.PublicPort = annotations[annotationAddress], annotations[annotationPort]
+	if given := annotations[annotationIngress]; given != "" {
+		if host, port, err := net.SplitHostPort(given); err == nil {
+			out.PublicAddress, out.PublicPort = host, port
+		} else {
+			out.PublicAddress = strings.Trim(given, "[]")
+		}
+	}
 	out.Selector, out.PublishNotReady, out.Kind = s.Spec.Selector, s.Spec.PublishNotReadyAddresses, s.Spec.Type
 	out.Local = s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 	out.Headless = s.Spec.ClusterIP == corev1.ClusterIPNone
