@@ -30,6 +30,8 @@ const (
 	// leaveTimeout is within the grace period of a pod, 30 s.
 	leaveTimeout = 10 * time.Second
 	binaryMode   = 0o755
+	// withoutWatch is the interval where files cannot be watched.
+	withoutWatch = 2 * time.Second
 )
 
 // Config of an Installer. Paths are as the daemon sees them.
@@ -120,19 +122,22 @@ func New(c Config) (*Installer, error) {
 // restart or an upgrade of the daemon leaves no gap, unless its DaemonSet is
 // gone then: that was an uninstallation, and it removes the plugin.
 func (i *Installer) Run(ctx context.Context) error {
-	// Watching comes first: what happens after the first look is seen.
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("cni: watch: %w", err)
-	}
-	defer watcher.Close()
 	for _, dir := range []string{i.cfg.NetDir, i.cfg.BinDir} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("cni: %w", err)
 		}
-		if err := watcher.Add(dir); err != nil {
-			return fmt.Errorf("cni: watch %s: %w", dir, err)
-		}
+	}
+	// Watching comes first: what happens after the first look is seen.
+	events, interval := make(<-chan fsnotify.Event), i.cfg.Interval
+	if watcher, err := watch(i.cfg.NetDir, i.cfg.BinDir); err == nil {
+		defer watcher.Close()
+		events = watcher.Events
+		// Whatever it may have missed is seen at the next interval.
+		go discard(watcher.Errors)
+	} else {
+		// A busy node runs out of inotify instances.
+		interval = min(interval, withoutWatch)
+		i.cfg.Log.Warn("files cannot be watched: looking at them often instead", "error", err, "interval", interval.String())
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	if i.cfg.ReadyAddress != "" {
@@ -152,8 +157,8 @@ func (i *Installer) Run(ctx context.Context) error {
 			return server.Close()
 		})
 	}
-	g.Go(func() error { return i.keep(gctx, watcher) })
-	err = g.Wait()
+	g.Go(func() error { return i.keep(gctx, events, interval) })
+	err := g.Wait()
 	if ctx.Err() == nil {
 		return err
 	}
@@ -161,8 +166,8 @@ func (i *Installer) Run(ctx context.Context) error {
 }
 
 // keep looks at everything after each change and at each interval.
-func (i *Installer) keep(ctx context.Context, watcher *fsnotify.Watcher) error {
-	tick := time.NewTicker(i.cfg.Interval)
+func (i *Installer) keep(ctx context.Context, events <-chan fsnotify.Event, interval time.Duration) error {
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	pause, last := pauseFirst, time.Time{}
 	for {
@@ -175,21 +180,38 @@ func (i *Installer) keep(ctx context.Context, watcher *fsnotify.Watcher) error {
 				return nil
 			}
 			pause, last = min(2*pause, pauseMost), time.Now()
-			drain(watcher)
+			drain(events)
 			continue
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-watcher.Events:
+		case <-events:
 			if !sleep(ctx, settle) {
 				return nil
 			}
-			drain(watcher)
-		case err := <-watcher.Errors:
-			i.cfg.Log.Warn("watching files", "error", err)
+			drain(events)
 		case <-tick.C:
 		}
+	}
+}
+
+func watch(dirs ...string) (*fsnotify.Watcher, error) {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range dirs {
+		if err := w.Add(dir); err != nil {
+			return nil, errors.Join(err, w.Close())
+		}
+	}
+	return w, nil
+}
+
+// discard ends when the watcher is closed.
+func discard(errs <-chan error) {
+	for range errs {
 	}
 }
 
@@ -203,10 +225,10 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // drain drops events that a look is about to see the effect of.
-func drain(watcher *fsnotify.Watcher) {
+func drain(events <-chan fsnotify.Event) {
 	for {
 		select {
-		case <-watcher.Events:
+		case <-events:
 		default:
 			return
 		}
