@@ -148,7 +148,7 @@ func (n networking) needsIPv6() bool {
 }
 
 // hasIPv6 reports whether the kernel knows the family at all. Where it does not,
-// Envoy ends itself rather than answer.
+// Envoy could take no redirected connection of either family.
 func hasIPv6() bool {
 	fd, err := syscall.Socket(syscall.AF_INET6, syscall.SOCK_STREAM, 0)
 	if err == nil {

@@ -3,6 +3,7 @@ package xds_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -379,6 +380,23 @@ func TestTransparent(t *testing.T) {
 		p.want("a", "10.96.0.1:80", "200 undeclared", proved)
 		p.eventually("chains to drain", func() bool { return p.b.stat("listener_manager.total_filter_chains_draining") == "0" })
 		line(t, c, "after")
+	})
+	t.Run("a tightened permission cuts connections of its inbound alone", func(t *testing.T) {
+		c, err := p.dial("a", "[fd96::1]:9090")
+		must(t, err)
+		defer c.Close()
+		line(t, c, "before")
+		kept := p.b.stat("http.self_inbound_dp_late.downstream_cx_active")
+		p.backIR.Inbounds[1].Permission = ir.Permission{}
+		p.backIR.Inbounds[1].Generation++
+		p.b.update(p.backIR)
+		c.SetDeadline(time.Now().Add(15 * time.Second))
+		if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the open connection: %v, want it cut", err)
+		}
+		if got := p.b.stat("http.self_inbound_dp_late.downstream_cx_active"); got != kept || got == "0" {
+			t.Errorf("connections of another inbound went from %s to %s", kept, got)
+		}
 	})
 }
 
