@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -81,6 +82,29 @@ func ValidateManifests(name string, data []byte) []FileProblem {
 		}
 		for _, p := range problems {
 			out = append(out, FileProblem{File: name, Document: m.Document, Line: m.LineOf(p.Field), Kind: key.Kind, Name: key.Name, Problem: p})
+		}
+	}
+	return out
+}
+
+// ValidateIn is Validate for what is written into the cluster of a Kubernetes
+// zone: the zone owns it, by the name and the namespace of its object, and the
+// role of a policy must follow from its spec.
+func (m *Manifest) ValidateIn(zone string) Problems {
+	if m.Decoded == nil {
+		return m.Validate()
+	}
+	authored := m.Resource
+	r := authored
+	r.Zone, r.Name = zone, NamespacedName(r.Name, r.Labels[LabelNamespace])
+	m.Resource = r
+	defer func() { m.Resource = authored }()
+	out := m.Validate()
+	_, problems := ComputeLabels(r, m.Decoded, EnvKubernetes)
+	for _, p := range problems {
+		p.Field = m.authorPath(p.Field)
+		if !slices.Contains(out, p) {
+			out = append(out, p)
 		}
 	}
 	return out

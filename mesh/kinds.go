@@ -1,5 +1,7 @@
 package mesh
 
+import "slices"
+
 // The names of the kinds, for code that handles one in particular.
 const (
 	KindMesh                  KindName = "Mesh"
@@ -65,6 +67,11 @@ func Kinds() []Kind {
 			Policy:  &PolicyShape{To: true, ToKinds: services},
 			Summary: "weighted backends for TCP connections"}),
 	}
+}
+
+// ClusterKinds returns the kinds that Kubernetes clusters have a resource for.
+func ClusterKinds() []Kind {
+	return slices.DeleteFunc(Kinds(), func(k Kind) bool { return k.Cluster == NotInCluster })
 }
 
 // KindByName finds a kind by its name ("MeshTimeout").

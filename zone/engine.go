@@ -117,7 +117,9 @@ type engine struct {
 	mark        mesh.Revision
 	liveness    liveness
 
-	position  atomic.Pointer[zonesync.Position]
+	position atomic.Pointer[zonesync.Position]
+	// moved rings when what view shows may be another.
+	moved     bell
 	verifiers sync.Map // mesh name → *token.Verifier
 	members   sync.Map // node id → true
 	facts     *facts
@@ -131,6 +133,8 @@ type op struct {
 	run func(b *batch)
 	// done is called when the batch is durable and published.
 	done func(err error)
+	// looks says that it only reads: alone it makes no batch.
+	looks bool
 }
 
 // batch is what happened together.
@@ -207,8 +211,14 @@ func newEngine(cfg engineConfig) (*engine, error) {
 
 // do hands an operation to the loop and waits until it is durable and published.
 func (e *engine) do(cancel <-chan struct{}, run func(b *batch)) error {
+	return e.await(cancel, &op{run: run})
+}
+
+// await posts an operation and waits for it.
+func (e *engine) await(cancel <-chan struct{}, o *op) error {
 	result := make(chan error, 1)
-	if err := e.post(cancel, &op{run: run, done: func(err error) { result <- err }}); err != nil {
+	o.done = func(err error) { result <- err }
+	if err := e.post(cancel, o); err != nil {
 		return err
 	}
 	select {
@@ -279,6 +289,13 @@ func (e *engine) run(ctx context.Context) error {
 
 // process takes a batch of operations all the way.
 func (e *engine) process(ops []*op) {
+	if len(ops) > 0 && !slices.ContainsFunc(ops, func(o *op) bool { return !o.looks }) {
+		for _, o := range ops {
+			o.run(nil)
+			o.done(nil)
+		}
+		return
+	}
 	b := &batch{now: time.Now(), moves: map[move]bool{}, resign: map[mesh.Key]bool{}, published: map[string]bool{},
 		publish: map[string]bool{}, assign: map[mesh.Key]bool{}, saveLate: map[mesh.Key]bool{}}
 	for _, o := range ops {

@@ -373,6 +373,7 @@ func (e *engine) progress() {
 		}
 	}
 	e.tracker.status(connected, len(e.proxies), e.problems())
+	e.moved.ring()
 }
 
 // problems are everything that is wrong with resources: undecodable, not to be
@@ -402,7 +403,7 @@ func (e *engine) problems() []problem {
 			continue
 		}
 		for _, k := range sourcesOf(p.class.proxy, r.TypeURL, r.Resource, p.resource.Key) {
-			sum[id{k, "a proxy refuses " + r.Resource + ": " + r.Reason}]++
+			sum[id{k, refusedByProxy + r.Resource + ": " + r.Reason}]++
 		}
 	}
 	out := make([]problem, 0, len(sum))

@@ -71,9 +71,8 @@ func derive(root string) (map[string][]byte, error) {
 			return nil, err
 		}
 		out["docs/reference/"+schema.PageName(k)] = page
-		if k.Cluster == mesh.NotInCluster {
-			continue
-		}
+	}
+	for _, k := range mesh.ClusterKinds() {
 		if out["deploy/helm/tombolo/files/crds/"+schema.CRDName(k)], err = schema.CRD(k, docs); err != nil {
 			return nil, err
 		}

@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"encoding/json"
 	"fmt"
 	"reflect"
 	"slices"
@@ -151,6 +152,8 @@ func (s structural) of(t reflect.Type) Object {
 		return Object{"x-kubernetes-preserve-unknown-fields": true}
 	case reflect.TypeFor[mesh.IntOrString]():
 		return Object{"x-kubernetes-int-or-string": true, "anyOf": []Object{{"type": "integer"}, {"type": "string"}}}
+	case reflect.TypeFor[json.RawMessage]():
+		return Object{"x-kubernetes-preserve-unknown-fields": true}
 	case reflect.TypeFor[time.Time]():
 		return Object{"type": "string", "format": "date-time"}
 	}
