@@ -34,6 +34,8 @@ type Config struct {
 	Client *cluster.Client
 	// Sink takes what the cluster tells. Required.
 	Sink platform.Sink
+	// Changed is called, from Run, after services of the mesh changed; nil for nobody.
+	Changed func()
 	// Log, default discards.
 	Log *slog.Logger
 	// Registerer for metrics; nil keeps them unregistered.
@@ -189,6 +191,14 @@ func (p *Platform) tell(ctx context.Context, b platform.Batch) error {
 		return err
 	}
 	p.members.apply(b.Pods)
+	if p.cfg.Changed != nil {
+		for k := range b.Resources {
+			if k.Kind == mesh.KindMeshService {
+				p.cfg.Changed()
+				break
+			}
+		}
+	}
 	p.metrics.batches.Observe(time.Since(start).Seconds())
 	p.metrics.changes.Add(float64(len(b.Pods) + len(b.Resources)))
 	return nil

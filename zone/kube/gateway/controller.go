@@ -21,6 +21,7 @@ import (
 
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/zone/kube/cluster"
+	"github.com/tombolo-mesh/tombolo/zone/platform"
 )
 
 const (
@@ -41,8 +42,8 @@ type Config struct {
 	Zone string
 	// Service finds a Service of the cluster. Required.
 	Service func(namespace, name string) (Service, bool)
-	// Apply takes what the routes mean now: everything, each time it changes. Required.
-	Apply func(routes []mesh.Resource)
+	// Sink takes what the routes mean. Required.
+	Sink platform.Sink
 	// Leads reports whether this instance writes statuses. Required.
 	Leads func() bool
 	// Log, default discards.
@@ -56,6 +57,8 @@ type Controller struct {
 	https  *cluster.Table[*object]
 	grpcs  *cluster.Table[*object]
 	grants *cluster.Table[*object]
+	ready  chan struct{}
+	once   sync.Once
 
 	mu sync.Mutex
 	// written are the statuses that this instance wrote, or found right, by route.
@@ -75,7 +78,7 @@ func New(cfg Config) *Controller {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Controller{cfg: cfg, wake: make(chan struct{}, 1), written: map[string]gatewayv1.RouteStatus{}}
+	c := &Controller{cfg: cfg, wake: make(chan struct{}, 1), ready: make(chan struct{}), written: map[string]gatewayv1.RouteStatus{}}
 	table := func(version, resource, kind string) *cluster.Table[*object] {
 		gvr := schema.GroupVersionResource{Group: group, Version: version, Resource: resource}
 		return cluster.NewTable(cluster.Custom(cfg.Client, gvr, kind, ""), slim, func([]cluster.Change[*object]) { c.Changed() })
@@ -107,6 +110,12 @@ func (c *Controller) Changed() {
 	}
 }
 
+// Ready is closed when the zone has every route that the cluster held at first, or
+// when the cluster has no Gateway API.
+func (c *Controller) Ready() <-chan struct{} { return c.ready }
+
+func (c *Controller) open() { c.once.Do(func() { close(c.ready) }) }
+
 // Run follows the routes until ctx ends. A cluster without Gateway API is asked
 // from time to time whether it has got it.
 func (c *Controller) Run(ctx context.Context) error {
@@ -125,13 +134,15 @@ func (c *Controller) Run(ctx context.Context) error {
 			return nil
 		}
 	}
-	var last []mesh.Resource
-	for first := true; ; first = false {
-		resources := c.translate(ctx)
-		if first || !slices.EqualFunc(resources, last, sameResource) {
-			last = resources
-			c.cfg.Apply(resources)
+	told := map[mesh.Key]mesh.Resource{}
+	for {
+		if err := c.tell(ctx, told, c.translate(ctx)); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
 		}
+		c.open()
 		quiet := time.NewTimer(pause)
 		select {
 		case <-quiet.C:
@@ -145,8 +156,54 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 }
 
+// tell hands what differs from what was told before to the zone.
+func (c *Controller) tell(ctx context.Context, told map[mesh.Key]mesh.Resource, now []mesh.Resource) error {
+	b := platform.Batch{Resources: map[mesh.Key]*mesh.Resource{}}
+	next := map[mesh.Key]mesh.Resource{}
+	for _, r := range now {
+		r.Zone = c.cfg.Zone
+		if problem := complete(&r); problem != "" {
+			c.cfg.Log.Warn("route is not taken", "route", r.Key.String(), "reason", problem)
+			continue
+		}
+		next[r.Key] = r
+		if old, ok := told[r.Key]; !ok || !sameResource(old, r) {
+			b.Resources[r.Key] = &r
+		}
+	}
+	for k := range told {
+		if _, still := next[k]; !still {
+			b.Resources[k] = nil
+		}
+	}
+	clear(told)
+	maps.Copy(told, next)
+	if b.Empty() {
+		return nil
+	}
+	return c.cfg.Sink.Apply(ctx, b)
+}
+
+// complete gives a resource its labels, or says why it cannot be one.
+func complete(r *mesh.Resource) string {
+	spec, err := mesh.DecodeSpec(r.Kind, r.Spec)
+	if err != nil {
+		return err.Error()
+	}
+	if problems := mesh.ValidateResource(*r, spec); len(problems) > 0 {
+		return problems.Error()
+	}
+	labels, problems := mesh.ComputeLabels(*r, spec, mesh.EnvKubernetes)
+	if len(problems) > 0 {
+		return problems.Error()
+	}
+	labels[mesh.LabelManagedBy] = "tombolo"
+	r.Labels = labels
+	return ""
+}
+
 func sameResource(a, b mesh.Resource) bool {
-	return a.Key == b.Key && string(a.Spec) == string(b.Spec) && maps.Equal(a.Labels, b.Labels)
+	return string(a.Spec) == string(b.Spec) && maps.Equal(a.Labels, b.Labels)
 }
 
 // installed waits until the cluster serves the API; false when ctx ended before.
@@ -154,19 +211,22 @@ func (c *Controller) installed(ctx context.Context) bool {
 	tick := time.NewTicker(look)
 	defer tick.Stop()
 	for {
-		missing := false
+		missing, absent := false, false
 		for _, gvr := range []schema.GroupVersionResource{
 			{Group: group, Version: "v1", Resource: "httproutes"}, {Group: group, Version: "v1", Resource: "grpcroutes"},
 			{Group: group, Version: "v1beta1", Resource: "referencegrants"},
 		} {
 			_, err := c.cfg.Client.Dynamic.Resource(gvr).List(ctx, metav1.ListOptions{Limit: 1})
-			missing = missing || err != nil
+			missing, absent = missing || err != nil, absent || apierrors.IsNotFound(err)
 			if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
 				c.cfg.Log.Warn("routes cannot be listed, trying on", "resource", gvr.Resource, "error", err)
 			}
 		}
 		if !missing {
 			return true
+		}
+		if absent {
+			c.open()
 		}
 		select {
 		case <-tick.C:

@@ -20,6 +20,7 @@ import (
 	"github.com/tombolo-mesh/tombolo/zone/kube"
 	"github.com/tombolo-mesh/tombolo/zone/kube/certs"
 	"github.com/tombolo-mesh/tombolo/zone/kube/cluster"
+	"github.com/tombolo-mesh/tombolo/zone/kube/gateway"
 	"github.com/tombolo-mesh/tombolo/zone/kube/lease"
 	"github.com/tombolo-mesh/tombolo/zone/kube/state"
 	"github.com/tombolo-mesh/tombolo/zone/kube/webhook"
@@ -84,6 +85,7 @@ type Host struct {
 	mu       sync.Mutex
 	engine   Engine
 	platform *kube.Platform
+	routes   *gateway.Controller
 }
 
 // Open connects, takes part in the election and reads state and certificates: it
@@ -185,7 +187,12 @@ func (h *Host) Ready() <-chan struct{} { return h.ready }
 // Attach makes the parts that feed the engine and returns who may join. Call it
 // once, before Run.
 func (h *Host) Attach(e Engine) agents.Admitter {
-	h.platform = kube.New(kube.Config{Zone: h.cfg.Zone, Client: h.client, Sink: e, Log: h.cfg.Log, Registerer: h.cfg.Registerer})
+	h.platform = kube.New(kube.Config{Zone: h.cfg.Zone, Client: h.client, Sink: e, Changed: func() { h.routes.Changed() }, Log: h.cfg.Log, Registerer: h.cfg.Registerer})
+	h.routes = gateway.New(gateway.Config{Client: h.client, Zone: h.cfg.Zone, Sink: e, Leads: h.elector.Leads, Log: h.cfg.Log,
+		Service: func(namespace, name string) (gateway.Service, bool) {
+			s, ok := h.platform.Service(namespace, name)
+			return gateway.Service(s), ok
+		}})
 	h.mu.Lock()
 	h.engine = e
 	h.mu.Unlock()
@@ -197,8 +204,9 @@ func (h *Host) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return h.store.Run(ctx, h.engine.Adopt) })
 	g.Go(func() error { return h.platform.Run(ctx) })
+	g.Go(func() error { return h.routes.Run(ctx) })
 	// Sources whose first batch the zone waits for before it serves.
-	gates := []<-chan struct{}{h.platform.Ready()}
+	gates := []<-chan struct{}{h.platform.Ready(), h.routes.Ready()}
 	g.Go(func() error {
 		for _, gate := range gates {
 			select {
