@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tombolo-mesh/tombolo/agent/appprobe"
+	"github.com/tombolo-mesh/tombolo/agent/dns"
 	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
 )
 
@@ -50,6 +51,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	names, err := a.names()
+	if err != nil {
+		return err
+	}
 	version, err := envoyVersion(ctx, a.cfg.Envoy)
 	if err != nil {
 		return err
@@ -68,8 +73,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	probes := newProber(a.cfg.Log)
 	admin := newAdmin(adminSocket)
 	l := newLink(linkConfig{agent: a.cfg, manifest: manifest, instance: newInstance(), envoyVersion: version,
-		renew: newRenewer(a.cfg.Log, sds.set), probes: probes, admin: admin, log: a.cfg.Log})
-	sup := &supervisor{cfg: a.cfg, dir: dir, sdsSocket: sdsSocket, adminSocket: adminSocket, link: l, admin: admin, log: a.cfg.Log}
+		renew: newRenewer(a.cfg.Log, sds.set), probes: probes, admin: admin, names: names, log: a.cfg.Log})
+	sup := &supervisor{cfg: a.cfg, dir: dir, sdsSocket: sdsSocket, adminSocket: adminSocket, link: l, admin: admin, names: names, log: a.cfg.Log}
 
 	// What runs goes on after the request to stop, until the drain is over.
 	group, live := errgroup.WithContext(context.WithoutCancel(ctx))
@@ -85,6 +90,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.cfg.ReadinessAddress != "" {
 		group.Go(func() error { return sup.serveReadiness(live) })
 	}
+	if names != nil {
+		group.Go(func() error { return names.Run(live) })
+	}
 	if health != nil {
 		group.Go(func() error { return health.Run(live) })
 	}
@@ -92,6 +100,15 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// names is the DNS server, nil without one.
+func (a *Agent) names() (*dns.Server, error) {
+	upstreams, err := a.cfg.nameservers()
+	if err != nil || !a.cfg.DNS {
+		return nil, err
+	}
+	return dns.New(dns.Config{Port: a.cfg.DNSPort, Upstreams: upstreams, Log: a.cfg.Log})
 }
 
 // appProbes is the server that runs the application's probes, nil without probes.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"runtime"
 	"strconv"
@@ -54,6 +55,15 @@ type Config struct {
 	EnvoyLogLevel string
 	// ReadinessAddress is host:port for GET /ready; empty for none.
 	ReadinessAddress string
+	// DNS answers the names of the mesh on DNSPort of 127.0.0.1 and [::1], where the
+	// redirect brings questions to; all others go to the host's nameservers. The
+	// agent is ready when it has the names.
+	DNS bool
+	// DNSPort, default dns.DefaultPort.
+	DNSPort int
+	// DNSUpstreams are nameservers, as IP or IP:port, in place of those of
+	// /etc/resolv.conf.
+	DNSUpstreams []string
 	// AppProbes is the table of the application's probes that the agent runs for a
 	// kubelet, as package appprobe writes it; empty for none.
 	AppProbes string
@@ -118,6 +128,23 @@ func (c Config) withDefaults() (Config, error) {
 		errs = append(errs, fmt.Errorf("concurrency must be 1 to 256, not %d", c.Concurrency))
 	}
 	return c, errors.Join(errs...)
+}
+
+// nameservers are the DNSUpstreams, parsed.
+func (c *Config) nameservers() ([]netip.AddrPort, error) {
+	var out []netip.AddrPort
+	for _, text := range c.DNSUpstreams {
+		if a, err := netip.ParseAddr(text); err == nil {
+			out = append(out, netip.AddrPortFrom(a, 53))
+			continue
+		}
+		at, err := netip.ParseAddrPort(text)
+		if err != nil {
+			return nil, fmt.Errorf("DNS upstream must be an IP address, or one with a port, not %q", text)
+		}
+		out = append(out, at)
+	}
+	return out, nil
 }
 
 func orDefault[T comparable](v *T, d T) {

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/tombolo-mesh/tombolo/agent/dns"
 	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
 )
 
@@ -51,6 +52,7 @@ type linkConfig struct {
 	renew        *renewer
 	probes       *prober
 	admin        *admin
+	names        *dns.Server // nil without
 	log          *slog.Logger
 }
 
@@ -302,7 +304,7 @@ func (s *session) register() error {
 	s.health = notReady
 	return s.send(&agentv1.AgentFrame{Frame: &agentv1.AgentFrame_Register{Register: &agentv1.Register{
 		Dataplane: s.cfg.manifest, Instance: s.cfg.instance, AgentVersion: s.cfg.agent.Version,
-		EnvoyVersion: s.cfg.envoyVersion, Capabilities: capabilities, NotReady: notReady,
+		EnvoyVersion: s.cfg.envoyVersion, Capabilities: capabilities, NotReady: notReady, Names: s.cfg.names != nil,
 	}}})
 }
 
@@ -385,6 +387,10 @@ func (s *session) receive(ctx context.Context, f *agentv1.ZoneFrame) error {
 		s.cfg.renew.signed(m.Signed)
 	case *agentv1.ZoneFrame_Resign:
 		s.cfg.renew.resign()
+	case *agentv1.ZoneFrame_Names:
+		if s.cfg.names != nil {
+			s.cfg.names.Apply(m.Names)
+		}
 	case *agentv1.ZoneFrame_Drained:
 		if s.drained != nil {
 			s.drained <- nil

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tombolo-mesh/tombolo/agent/dns"
 	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
 )
 
@@ -30,6 +31,7 @@ type supervisor struct {
 	dir, sdsSocket, adminSocket string
 	link                        *link
 	admin                       *admin
+	names                       *dns.Server // nil without
 	log                         *slog.Logger
 	draining                    atomic.Bool
 }
@@ -223,7 +225,8 @@ func (s *supervisor) leave(live context.Context) {
 	s.link.leave(ctx)
 }
 
-// serveReadiness answers GET /ready: 200 while Envoy takes traffic.
+// serveReadiness answers GET /ready: 200 while Envoy takes traffic and the names
+// of the mesh are answered.
 func (s *supervisor) serveReadiness(ctx context.Context) error {
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.cfg.ReadinessAddress)
 	if err != nil {
@@ -242,6 +245,10 @@ func (s *supervisor) serveReadiness(ctx context.Context) error {
 				err = fmt.Errorf("zone %s is away: %s", s.cfg.ZoneAddress, away)
 			}
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		if s.names != nil && !s.names.Ready() {
+			http.Error(w, "names of the mesh are not here yet", http.StatusServiceUnavailable)
 			return
 		}
 		_, _ = w.Write([]byte("LIVE\n")) // the caller's loss

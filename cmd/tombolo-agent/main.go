@@ -17,6 +17,7 @@ import (
 
 	"github.com/tombolo-mesh/tombolo/agent"
 	"github.com/tombolo-mesh/tombolo/agent/cni"
+	"github.com/tombolo-mesh/tombolo/agent/dns"
 )
 
 func main() {
@@ -117,6 +118,9 @@ func run(use, short string, gateway bool) *cobra.Command {
 	f.IntVar(&cfg.Concurrency, "concurrency", 0, "Envoy's worker threads (default: 2, fewer on fewer cores)")
 	f.StringVar(&cfg.EnvoyLogLevel, "envoy-log-level", "warning", "trace, debug, info, warning, error, critical or off")
 	f.StringVar(&envoyLog, "envoy-log", "", "file that Envoy's output is appended to (default: stderr)")
+	f.BoolVar(&cfg.DNS, "dns", false, "answer the names of the mesh, and pass on all others, on --dns-port of 127.0.0.1 and [::1]")
+	f.IntVar(&cfg.DNSPort, "dns-port", dns.DefaultPort, "port of the DNS server, UDP and TCP")
+	f.StringSliceVar(&cfg.DNSUpstreams, "dns-upstream", nil, "nameserver, IP or IP:port, for all other names; may be repeated (default: those of /etc/resolv.conf)")
 	f.StringVar(&cfg.ReadinessAddress, "readiness-address", "", "host:port that answers GET /ready (default: none)")
 	f.StringVar(&cfg.AppProbes, "app-probes", "", "application probes to run for a kubelet, JSON (the webhook writes it)")
 	f.StringVar(&cfg.AppProbesAddress, "app-probes-address", ":9001", "host:port that answers for them")

@@ -105,6 +105,9 @@ func sidecarContainer(v *values, cfg Config, probes appprobe.Table) *corev1.Cont
 		field("TOMBOLO_POD_IPS", "status.podIPs"),
 	}
 	set := func(name, value string) { c.Env = append(c.Env, corev1.EnvVar{Name: name, Value: value}) }
+	if v.onOff(annotationDNS, !cfg.WithoutDNS) { // the redirect brings the pod's questions
+		set("TOMBOLO_DNS", "true")
+	}
 	if n, ok := v.number(annotationConcurrency, 1, 256); ok {
 		set("TOMBOLO_CONCURRENCY", strconv.Itoa(n))
 	}
