@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -257,7 +258,9 @@ func transparentOf(p *Pod) (*mesh.TransparentProxying, error) {
 		return nil, nil
 	}
 	out := &mesh.TransparentProxying{RedirectPortInbound: redirect.Inbound.Port, RedirectPortOutbound: redirect.Outbound.Port}
-	if slices.Equal(redirect.Families, []string{"ipv4"}) {
+	// A pod without an IPv6 address has nothing of that family to redirect; its
+	// kernel may not even know it.
+	if slices.Equal(redirect.Families, []string{"ipv4"}) || !slices.ContainsFunc(p.IPs, isIPv6) {
 		out.IPFamilyMode = mesh.FamilyIPv4
 	}
 	if p.Reachable == "" {
@@ -269,6 +272,11 @@ func transparentOf(p *Pod) (*mesh.TransparentProxying, error) {
 	}
 	out.ReachableBackends = reachable
 	return out, nil
+}
+
+func isIPv6(address string) bool {
+	a, err := netip.ParseAddr(address)
+	return err == nil && a.Unmap().Is6()
 }
 
 // reachableOf reads YAML or JSON.
