@@ -33,6 +33,13 @@ func Typed(client rest.Interface, resource, namespace string, object runtime.Obj
 	return Source{What: resource, Object: object, lw: cache.NewListWatchFromClient(client, resource, namespace, fields.Everything())}
 }
 
+// TypedWhere is a source of those objects of a type that a field selector selects,
+// for example status.phase=Pending.
+func TypedWhere(client rest.Interface, resource, namespace string, object runtime.Object, selector string) Source {
+	return Source{What: resource, Object: object, lw: cache.NewFilteredListWatchFromClient(client, resource, namespace,
+		func(o *metav1.ListOptions) { o.FieldSelector = selector })}
+}
+
 // Custom is a source of custom resources, as *unstructured.Unstructured; namespace
 // "" watches all.
 func Custom(c *Client, gvr schema.GroupVersionResource, kind, namespace string) Source {

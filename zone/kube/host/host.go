@@ -22,6 +22,7 @@ import (
 	"github.com/tombolo-mesh/tombolo/zone/kube/cluster"
 	"github.com/tombolo-mesh/tombolo/zone/kube/gateway"
 	"github.com/tombolo-mesh/tombolo/zone/kube/lease"
+	"github.com/tombolo-mesh/tombolo/zone/kube/nodes"
 	"github.com/tombolo-mesh/tombolo/zone/kube/state"
 	"github.com/tombolo-mesh/tombolo/zone/kube/webhook"
 	"github.com/tombolo-mesh/tombolo/zone/platform"
@@ -236,6 +237,8 @@ func (h *Host) webhooks(ctx context.Context, g *errgroup.Group) error {
 		}
 		cfg.Inject = webhook.Pods(webhook.PodsConfig{Inject: injection.config, Namespace: h.namespace, Recorder: h.client.Events, Log: h.cfg.Log})
 		g.Go(func() error { injection.run(ctx); return nil })
+		watch := nodes.New(nodes.Config{Client: h.client, Namespace: h.cfg.Namespace, Taint: injection.taint, Leads: h.elector.Leads, Log: h.cfg.Log})
+		g.Go(func() error { return watch.Run(ctx) })
 	}
 	server, err := webhook.NewServer(cfg)
 	if err != nil {

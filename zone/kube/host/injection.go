@@ -36,6 +36,8 @@ type injectionFile struct {
 	ImagePullPolicy corev1.PullPolicy `json:"imagePullPolicy,omitempty"`
 	// CNI is set when the CNI plugin redirects.
 	CNI bool `json:"cni,omitempty"`
+	// CNITaint keeps pods away from nodes whose CNI plugin is not ready.
+	CNITaint bool `json:"cniTaint,omitempty"`
 	// DNS is whether the agent answers questions for names, default true.
 	DNS *bool `json:"dns,omitempty"`
 	// WaitTimeoutSeconds bounds the wait of containers for their proxy, default 60.
@@ -124,6 +126,13 @@ func slimPatch(o runtime.Object) *patch {
 		out.spec = spec
 	}
 	return out
+}
+
+// taint says whether nodes wait for their CNI plugin.
+func (i *injection) taint() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.file.CNI && i.file.CNITaint
 }
 
 // config is for the next pod.
