@@ -54,6 +54,8 @@ func rooms() []room {
 		{"zone/universal", []string{"zone/agents", "mesh", "proto/agent/...", "identity/...", "internal/..."}, "a platform feeds the engine through an interface"},
 		{"zone/kube", []string{"zone/platform", "zone/agents", "zone/kube/cluster", "mesh", "proto/agent/...", "internal/..."}, "a platform feeds the engine through an interface"},
 		{"zone/kube/host", []string{"zone/platform", "zone/agents", "zone/disk", "zone/kube/...", "zone/kube", "mesh", "internal/..."}, "puts together what one process does in a cluster"},
+		{"zone/check", []string{"identity/token", "internal/serverca"}, "looks at a zone from outside, as a person would"},
+		{"zone/kube/check", []string{"zone/check", "zone/kube/cluster", "mesh"}, "looks at a cluster from outside, without a zone"},
 		{"zone/kube/cluster", []string{"internal/..."}, "the connection to a cluster, which knows nothing of a mesh"},
 		{"zone/kube/nodes", []string{"zone/kube/cluster"}, "about nodes and pods of the cluster, nothing of a mesh"},
 		{"zone/kube/webhook", []string{"zone/kube/cluster", "mesh", "identity/...", "internal/...", "agent/redirect", "agent/appprobe"}, "says in pods what the agent does there, in the agent's own types"},
