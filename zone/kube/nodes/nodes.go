@@ -234,7 +234,9 @@ func (c *Controller) repair(ctx context.Context, p *pod, now time.Time) {
 	}
 	key := p.owner + " " + p.node
 	r := c.repaired[key]
-	if now.Sub(r.last) < r.pause {
+	// A pod that was there at the last repair is one of several that came too early.
+	again := p.CreationTimestamp.After(r.last)
+	if again && now.Sub(r.last) < r.pause {
 		return
 	}
 	if len(c.repaired) >= maxRepairs {
@@ -253,7 +255,9 @@ func (c *Controller) repair(ctx context.Context, p *pod, now time.Time) {
 		c.cfg.Log.Warn("pod without redirect", "namespace", p.Namespace, "name", p.Name, "error", err)
 		return
 	}
-	c.repaired[key] = repair{now, min(max(repairFirst, 2*r.pause), repairMost)}
+	if again {
+		c.repaired[key] = repair{now, min(max(repairFirst, 2*r.pause), repairMost)}
+	}
 	c.cfg.Log.Info("pod without redirect is replaced", "namespace", p.Namespace, "name", p.Name, "node", p.node)
 	c.cfg.Client.Events.Note(about, "Replaced", fmt.Sprintf("the pod's network was made before Tombolo's CNI plugin was ready on node %s", p.node))
 }
@@ -291,7 +295,7 @@ func slimPod(o runtime.Object) *pod {
 	if !ok {
 		return &pod{}
 	}
-	out := &pod{ObjectMeta: metav1.ObjectMeta{Name: p.Name, Namespace: p.Namespace, UID: p.UID}}
+	out := &pod{ObjectMeta: metav1.ObjectMeta{Name: p.Name, Namespace: p.Namespace, UID: p.UID, CreationTimestamp: p.CreationTimestamp}}
 	if p.DeletionTimestamp != nil {
 		return out
 	}

@@ -210,26 +210,43 @@ func TestUpgradeOfTheDaemon(t *testing.T) {
 }
 
 func TestRepair(t *testing.T) {
+	now := time.Now()
 	a := &api{
 		nodes:   []corev1.Node{aNode("ready"), aNode("waiting")},
 		plugins: []corev1.Pod{aPlugin("ready", corev1.ConditionTrue), aPlugin("waiting", corev1.ConditionFalse)},
 		pods: []corev1.Pod{
-			aPod("early", "ready", "web", ExitNotRedirected),
-			aPod("early-too", "waiting", "web", ExitNotRedirected),
+			aPod("early-1", "ready", "web", ExitNotRedirected),
+			aPod("early-2", "ready", "web", ExitNotRedirected),
+			aPod("elsewhere", "waiting", "web", ExitNotRedirected),
 			aPod("broken", "ready", "db", 1),
 			aPod("bare", "ready", "", ExitNotRedirected),
 			{ObjectMeta: metav1.ObjectMeta{Name: "starting", Namespace: "shop"}, Spec: corev1.PodSpec{NodeName: "ready"}},
 		},
 		daemonSet: 200,
 	}
+	for i := range a.pods {
+		a.pods[i].CreationTimestamp = metav1.NewTime(now.Add(-time.Minute))
+	}
 	c := controller(t, a, false)
-	now := time.Now()
 	c.act(t.Context(), now)
 	got := a.taken()
-	if strings.Count(got, "DELETE") != 1 || !strings.HasPrefix(got, "DELETE namespaces/shop/pods/early ") || !strings.Contains(got, "uid-early") {
+	for _, name := range []string{"early-1", "early-2"} {
+		if !strings.Contains(got, "DELETE namespaces/shop/pods/"+name+" ") || !strings.Contains(got, "uid-"+name) {
+			t.Errorf("%s is not deleted: %q", name, got)
+		}
+	}
+	if strings.Count(got, "DELETE") != 2 {
 		t.Errorf("told %q", got)
 	}
-	// The API here still has the pod: that is the next one, on a node that stays broken.
+}
+
+// TestRepairInVain: whatever its workload makes anew fails, too.
+func TestRepairInVain(t *testing.T) {
+	now := time.Now()
+	vain := aPod("vain", "ready", "web", ExitNotRedirected)
+	vain.CreationTimestamp = metav1.NewTime(now.Add(24 * time.Hour)) // after every repair
+	a := &api{nodes: []corev1.Node{aNode("ready")}, plugins: []corev1.Pod{aPlugin("ready", corev1.ConditionTrue)}, pods: []corev1.Pod{vain}, daemonSet: 200}
+	c := controller(t, a, false)
 	var at []time.Duration
 	for after := time.Duration(0); after < 20*time.Minute; after += time.Second {
 		c.act(t.Context(), now.Add(after))
@@ -237,7 +254,7 @@ func TestRepair(t *testing.T) {
 			at = append(at, after)
 		}
 	}
-	if len(at) < 4 || at[0] != 5*time.Second || at[1] != 15*time.Second || at[len(at)-1]-at[len(at)-2] != repairMost {
-		t.Errorf("deleted again at %v", at)
+	if len(at) < 5 || at[0] != 0 || at[1] != 5*time.Second || at[2] != 15*time.Second || at[len(at)-1]-at[len(at)-2] != repairMost {
+		t.Errorf("deleted at %v", at)
 	}
 }
