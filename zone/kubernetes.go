@@ -44,7 +44,9 @@ func (z *Zone) openCluster(ctx context.Context, g *errgroup.Group) (*home, error
 	}
 	return &home{
 		env: mesh.EnvKubernetes, store: c.Store(), tls: c.TLS(), ready: c.Ready(), close: func() {}, ca: "Secret tombolo-webhook-certs",
-		attach:   func(p *parts) agents.Admitter { return c.Attach(&hosted{sink: sink{p.engine}, parts: p}) },
+		attach: func(p *parts) agents.Admitter {
+			return c.Attach(&hosted{sink: sink{p.engine}, view: view{p.engine}, parts: p})
+		},
 		follower: func() bool { return !c.Leads() },
 		run:      func(ctx context.Context, _ *engine) error { return c.Run(ctx) },
 	}, nil
@@ -53,6 +55,7 @@ func (z *Zone) openCluster(ctx context.Context, g *errgroup.Group) (*home, error
 // hosted is the zone as its cluster sees it.
 type hosted struct {
 	sink
+	view
 	parts *parts
 }
 

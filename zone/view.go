@@ -18,7 +18,7 @@ const maxOutcomeProblems = 10
 const refusedByProxy = "a proxy refuses "
 
 // view is the engine as a platform reads it.
-type view struct{ e *engine }
+type view struct{ engine *engine }
 
 var _ platform.View = view{}
 
@@ -47,14 +47,14 @@ func (b *bell) ring() {
 }
 
 // Changed implements platform.View.
-func (v view) Changed() <-chan struct{} { return v.e.moved.wait() }
+func (v view) Changed() <-chan struct{} { return v.engine.moved.wait() }
 
 // State implements platform.View.
 func (v view) State(ctx context.Context) (platform.State, error) {
 	var out platform.State
 	// The operations of a batch run before it is taken: what this sees is the
 	// batch before, whole.
-	err := v.e.await(ctx.Done(), &op{looks: true, run: func(*batch) { out = v.e.state() }})
+	err := v.engine.await(ctx.Done(), &op{looks: true, run: func(*batch) { out = v.engine.state() }})
 	return out, err
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/tombolo-mesh/tombolo/zone/kube/gateway"
 	"github.com/tombolo-mesh/tombolo/zone/kube/lease"
 	"github.com/tombolo-mesh/tombolo/zone/kube/nodes"
+	"github.com/tombolo-mesh/tombolo/zone/kube/policy"
 	"github.com/tombolo-mesh/tombolo/zone/kube/state"
 	"github.com/tombolo-mesh/tombolo/zone/kube/webhook"
 	"github.com/tombolo-mesh/tombolo/zone/platform"
@@ -68,6 +69,7 @@ type Config struct {
 // Engine is what a Host needs of the zone; package zone implements it.
 type Engine interface {
 	platform.Sink
+	platform.View
 	// Adopt takes what another instance decided.
 	Adopt(u disk.Update)
 	// Leads says that this instance begins or ceases to lead.
@@ -87,6 +89,7 @@ type Host struct {
 	engine   Engine
 	platform *kube.Platform
 	routes   *gateway.Controller
+	policies *policy.Resources
 }
 
 // Open connects, takes part in the election and reads state and certificates: it
@@ -194,6 +197,7 @@ func (h *Host) Attach(e Engine) agents.Admitter {
 			s, ok := h.platform.Service(namespace, name)
 			return gateway.Service(s), ok
 		}})
+	h.policies = policy.New(policy.Config{Zone: h.cfg.Zone, Client: h.client, Sink: e, World: e, Leads: h.elector.Leads, Log: h.cfg.Log})
 	h.mu.Lock()
 	h.engine = e
 	h.mu.Unlock()
@@ -206,8 +210,9 @@ func (h *Host) Run(ctx context.Context) error {
 	g.Go(func() error { return h.store.Run(ctx, h.engine.Adopt) })
 	g.Go(func() error { return h.platform.Run(ctx) })
 	g.Go(func() error { return h.routes.Run(ctx) })
+	g.Go(func() error { return h.policies.Run(ctx) })
 	// Sources whose first batch the zone waits for before it serves.
-	gates := []<-chan struct{}{h.platform.Ready(), h.routes.Ready()}
+	gates := []<-chan struct{}{h.platform.Ready(), h.routes.Ready(), h.policies.Synced()}
 	g.Go(func() error {
 		for _, gate := range gates {
 			select {
@@ -229,7 +234,8 @@ func (h *Host) Run(ctx context.Context) error {
 
 // webhooks serves them, and keeps their authorities in the cluster.
 func (h *Host) webhooks(ctx context.Context, g *errgroup.Group) error {
-	cfg := webhook.ServerConfig{Address: h.cfg.Webhooks, TLS: h.certs.TLS(), Log: h.cfg.Log}
+	validator := &policy.Validator{Zone: h.cfg.Zone, ServiceAccount: "system:serviceaccount:" + h.cfg.Namespace + ":" + name, MeshExists: h.policies.MeshExists}
+	cfg := webhook.ServerConfig{Address: h.cfg.Webhooks, TLS: h.certs.TLS(), Validate: validator.Review, Log: h.cfg.Log}
 	if h.cfg.Injection != "" {
 		injection := &injection{host: h}
 		if err := injection.load(); err != nil {

@@ -138,6 +138,23 @@ func (r *Resources) Run(ctx context.Context) error {
 	}
 }
 
+// MeshExists reports whether the cluster shows a mesh. While it cannot be known
+// every mesh does.
+func (r *Resources) MeshExists(name string) bool {
+	for _, t := range r.tables {
+		if t.kind.Name != mesh.KindMesh {
+			continue
+		}
+		select {
+		case <-t.objects.Synced():
+			_, ok := t.objects.Get("", name)
+			return ok || t.objects.Len() == 0
+		default:
+		}
+	}
+	return true
+}
+
 func (r *Resources) ring() {
 	for _, c := range []chan struct{}{r.wake, r.dirty} {
 		select {
