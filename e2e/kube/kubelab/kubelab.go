@@ -134,8 +134,11 @@ func (l *Lab) start(cfg Config, script string) error {
 		return err
 	}
 	said, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil || said != "ready\n" {
-		return fmt.Errorf("the clusters did not start (%q, %w): see %s", said, err, log.Name())
+	if err == nil && said != "ready\n" {
+		err = fmt.Errorf("%q", said)
+	}
+	if err != nil {
+		return fmt.Errorf("the clusters did not start: %w: see %s", err, log.Name())
 	}
 	return nil
 }
