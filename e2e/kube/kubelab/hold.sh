@@ -5,7 +5,7 @@
 set -uo pipefail
 cluster=$1
 shift
-trap '' INT TERM # the end of the input is the only reason to go
+trap : INT TERM # the end of the input is the only reason to go
 
 pids=()
 for name; do
