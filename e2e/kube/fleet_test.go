@@ -73,6 +73,9 @@ func newFleet(t *testing.T) *fleet {
 		}
 		return c.Load(t.Context(), tars...)
 	})
+	if os.Getenv("TOMBOLO_E2E_KUBE_STATE") != "" {
+		f.both(t, func(c *kubelab.Cluster) error { return f.reset(t.Context(), c) })
+	}
 	f.hub, err = f.lab.AddHost("hub")
 	must(t, err)
 	f.startDatabase(t)
@@ -81,6 +84,28 @@ func newFleet(t *testing.T) *fleet {
 	f.cli(t, "", "config", "set-context", "lab", "--from-data-dir", f.path("global"))
 	t.Logf("global runs after %s", since(began))
 	return f
+}
+
+// reset removes what an earlier run has left in a cluster that is kept.
+func (f *fleet) reset(ctx context.Context, c *kubelab.Cluster) error {
+	_, err := c.Helm(ctx, f.helm, "uninstall", release, "-n", system, "--ignore-not-found", "--wait", "--timeout", "2m")
+	if err != nil {
+		return err
+	}
+	out, err := c.Kubectl(ctx, "", "get", "namespaces", "-o", "name")
+	if err != nil {
+		return err
+	}
+	for _, ns := range strings.Fields(out) {
+		if strings.HasPrefix(ns, "namespace/kube-") || ns == "namespace/default" {
+			continue
+		}
+		if _, err := c.Kubectl(ctx, "", "delete", ns, "--timeout=120s"); err != nil {
+			return err
+		}
+	}
+	_, err = c.Kubectl(ctx, "", "delete", "crd", "-l", "app.kubernetes.io/part-of=tombolo")
+	return err
 }
 
 func path(t *testing.T, variable, standard string) string {
