@@ -214,7 +214,9 @@ func bootstrapOf(cfg Config, r *agentv1.Registered, zoneCA, adminSocket, sdsSock
 		}
 		dialled, _, _ := net.SplitHostPort(cfg.ZoneAddress)
 		b.address = r.XdsAddress
-		if cfg.ZoneServerName == dialled { // no name of its own was given
+		// Another name is another server. An instance's address is one of the server
+		// that the agent has verified, and not in its certificate.
+		if net.ParseIP(host) == nil && cfg.ZoneServerName == dialled {
 			b.serverName = host
 		}
 	}

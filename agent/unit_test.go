@@ -258,6 +258,7 @@ func TestXDSAddress(t *testing.T) {
 	for _, c := range []struct{ xds, name, wantAddress, wantName string }{
 		{"", "", "zone:1", "zone"},
 		{"other:2", "", "other:2", "other"},
+		{"10.0.0.1:2", "", "10.0.0.1:2", "zone"},
 		{"other:2", "zone.example", "other:2", "zone.example"},
 	} {
 		if c.name != "" {

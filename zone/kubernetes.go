@@ -22,6 +22,9 @@ type Kubernetes struct {
 	// Instance names this process, different for each; default the host's name and
 	// process id.
 	Instance string
+	// PodIP is the address of this instance, to which the Envoys of its agents connect:
+	// through the Service they could reach another one. Empty: where their agent dialled.
+	PodIP string
 	// Injection is a file that says what injected pods get; empty: none is injected.
 	Injection string
 	// Webhooks is the address of the webhooks, default ":5443"; "none" for none.

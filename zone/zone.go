@@ -130,6 +130,10 @@ func New(cfg Config) (*Zone, error) {
 	}
 	z := &Zone{cfg: cfg, log: cfg.Log, registry: prometheus.NewRegistry(), reload: make(chan struct{}, 1), ready: make(chan struct{})}
 	if cfg.Kubernetes != nil {
+		if ip := cfg.Kubernetes.PodIP; ip != "" && cfg.XDSAddress == "" {
+			_, port, _ := net.SplitHostPort(cfg.Listen) // split above
+			z.cfg.XDSAddress = net.JoinHostPort(ip, port)
+		}
 		return z, nil
 	}
 	z.tls, err = serverca.New(serverca.Config{Dir: filepath.Join(cfg.DataDir, "tls"), Names: names,

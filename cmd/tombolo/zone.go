@@ -64,6 +64,7 @@ It runs in a pod (see tombolo install zone), or with --kubeconfig anywhere.`,
 	f.StringVar(&cluster.Context, "kube-context", "", "context of the kubeconfig (default: its current one)")
 	f.StringVar(&cluster.Namespace, "namespace", "tombolo-system", "namespace of the control plane in the cluster")
 	f.StringVar(&cluster.Instance, "instance", "", "name of this process among the instances of the zone (default: host name and process id)")
+	f.StringVar(&cluster.PodIP, "pod-ip", "", "address of this instance, to which the Envoys of its agents connect (default: the address that their agent dialled)")
 	f.StringVar(&cluster.Injection, "injection", "", "file that says what injected pods get; without it no pod is injected")
 	f.StringVar(&cluster.Webhooks, "webhooks", ":5443", "address of the webhooks (HTTPS); none for none")
 	f.StringVar(&cfg.Listen, "listen", ":5678", "address for agents and Envoys (gRPC over TLS)")
