@@ -33,7 +33,7 @@ const (
 	maxConnections = 128
 	idleTimeout    = 8 * time.Second
 	// firstTable bounds how long a name of the mesh waits for the first table.
-	firstTable = 2 * time.Second
+	firstTable = 1500 * time.Millisecond
 	// answerSize is the UDP size that this server says it can take.
 	answerSize = 1232
 	// requestSize bounds a question over UDP.
