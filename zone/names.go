@@ -18,6 +18,7 @@ const nameTTL = 30 * time.Second
 // published, so that Envoy knows an address no later than the application.
 func (e *engine) deriveNames(b *batch, r ir.Reader, meshName string) []mesh.Resource {
 	table := ir.Names(r, meshName)
+	e.logNameless(e.names[meshName], table)
 	e.names[meshName] = table
 	names := make([]*agentv1.Name, 0, len(table.Names))
 	for _, n := range table.Names {
@@ -25,6 +26,31 @@ func (e *engine) deriveNames(b *batch, r ir.Reader, meshName string) []mesh.Reso
 	}
 	b.after = append(b.after, func() { e.board.Post(meshName, agents.NewNames(names)) })
 	return nil
+}
+
+// maxLogged bounds the problems of one table that are logged.
+const maxLogged = 20
+
+// logNameless tells of the names that were taken already, once each. That a
+// template asks for a label which a service lacks is how some select.
+func (e *engine) logNameless(old, next *ir.NameTable) {
+	known := map[mesh.HostnameProblem]bool{}
+	if old != nil {
+		for _, p := range old.Problems {
+			known[p] = true
+		}
+	}
+	logged := 0
+	for _, p := range next.Problems {
+		if p.Name == "" || known[p] {
+			continue
+		}
+		if logged++; logged > maxLogged {
+			e.log.Warn("more services have no name", "problems", len(next.Problems))
+			return
+		}
+		e.log.Warn("service has no name", "service", p.Service.String(), "generator", p.Generator.String(), "reason", p.Reason)
+	}
 }
 
 // unitGenerators stands for the HostnameGenerators of the zone.
