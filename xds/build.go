@@ -32,8 +32,10 @@ const (
 // Build returns what every proxy of the class shares: clusters, outbound
 // listeners, routes and extension configurations. Endpoints and bundles have
 // builders of their own, since they change by themselves.
-func Build(p *ir.Proxy) ([]*delta.Resource, error) {
-	b := &builder{}
+func Build(p *ir.Proxy) ([]*delta.Resource, error) { return build(p, nil) }
+
+func build(p *ir.Proxy, cache *Cache) ([]*delta.Resource, error) {
+	b := &builder{proxy: p, cache: cache}
 	if p.Class.Role == ir.Ingress {
 		for i := range p.Exports {
 			b.add(exportCluster(&p.Exports[i]))
@@ -41,7 +43,8 @@ func Build(p *ir.Proxy) ([]*delta.Resource, error) {
 		return b.resources, b.err
 	}
 	for i := range p.Destinations {
-		b.add(destinationCluster(&p.Destinations[i], p))
+		d := &p.Destinations[i]
+		b.share("destination", d, func() proto.Message { return destinationCluster(d, p) })
 	}
 	for i := range p.Gateways {
 		b.add(gatewayCluster(&p.Gateways[i]))
@@ -59,13 +62,13 @@ func Build(p *ir.Proxy) ([]*delta.Resource, error) {
 	led := map[string]bool{}
 	for i := range p.Outbounds {
 		o := &p.Outbounds[i]
-		b.add(outboundListener(o))
+		b.share("listener", o, func() proto.Message { return outboundListener(o) })
 		switch {
 		case led[o.Name]:
 		case o.Protocol.IsHTTP():
-			b.add(outboundRoutes(o))
+			b.share("routes", o, func() proto.Message { return outboundRoutes(o) })
 		default:
-			b.add(outboundTCP(o))
+			b.share("tcp", o, func() proto.Message { return outboundTCP(o) })
 		}
 		led[o.Name] = true
 	}
@@ -134,15 +137,40 @@ func BuildBundles(trust []ir.TrustBundle) (*delta.Resource, error) {
 type builder struct {
 	resources []*delta.Resource
 	err       error
+	// proxy and cache, where parts of one are shared with others.
+	proxy *ir.Proxy
+	cache *Cache
 }
 
 func (b *builder) add(m proto.Message) {
+	r, err := resourceOf(m)
+	b.take(r, err)
+}
+
+// share adds what is built from one node of the proxy alone.
+func (b *builder) share(kind string, node any, message func() proto.Message) {
+	fresh := func() (*delta.Resource, error) { return resourceOf(message()) }
+	if b.cache != nil {
+		if p, ok := partOf(kind, b.proxy, node); ok {
+			b.take(b.cache.resource(p, fresh))
+			return
+		}
+	}
+	b.take(fresh())
+}
+
+func (b *builder) take(r *delta.Resource, err error) {
+	if err == nil {
+		b.resources = append(b.resources, r)
+	} else if b.err == nil {
+		b.err = err
+	}
+}
+
+func resourceOf(m proto.Message) (*delta.Resource, error) {
 	body, err := marshal.Marshal(m)
 	if err != nil {
-		if b.err == nil {
-			b.err = fmt.Errorf("marshal %s: %w", m.ProtoReflect().Descriptor().FullName(), err)
-		}
-		return
+		return nil, fmt.Errorf("marshal %s: %w", m.ProtoReflect().Descriptor().FullName(), err)
 	}
 	sum := sha256.Sum256(body)
 	r := &delta.Resource{Version: hex.EncodeToString(sum[:8]), Body: body}
@@ -163,10 +191,9 @@ func (b *builder) add(m proto.Message) {
 	case *corev3.TypedExtensionConfig:
 		r.TypeURL, r.Name = ExtensionType, m.Name
 	default:
-		b.err = fmt.Errorf("%T is not a resource", m)
-		return
+		return nil, fmt.Errorf("%T is not a resource", m)
 	}
-	b.resources = append(b.resources, r)
+	return r, nil
 }
 
 // marshal is deterministic: same message, same bytes.

@@ -1,6 +1,7 @@
 package xds_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -27,30 +28,32 @@ import (
 // perhaps lines "addresses …" as package irtest reads them), world.yaml, and
 // perhaps policy.yaml.
 func TestGolden(t *testing.T) {
+	var cache xds.Cache
 	golden.Run(t, "testdata/*.txtar", func(t *testing.T, a *txtar.Archive) map[string]string {
 		ask, _ := golden.File(a, "ask")
 		world, _ := golden.File(a, "world.yaml")
-		before := compiled(t, string(ask), world)
+		before := compiled(t, &cache, string(ask), world)
 		policy, ok := golden.File(a, "policy.yaml")
 		if !ok {
 			return map[string]string{"want": strings.Join(before, "")}
 		}
-		after := compiled(t, string(ask), world, policy)
+		after := compiled(t, &cache, string(ask), world, policy)
 		return map[string]string{"want": changes(before, after)}
 	})
 }
 
 // TestDeterministic: the same world in another order gives the same bytes.
 func TestDeterministic(t *testing.T) {
+	var cache xds.Cache
 	golden.Run(t, "testdata/*.txtar", func(t *testing.T, a *txtar.Archive) map[string]string {
 		ask, _ := golden.File(a, "ask")
 		world, _ := golden.File(a, "world.yaml")
 		policy, _ := golden.File(a, "policy.yaml")
 		docs := strings.Split(string(world)+"---\n"+string(policy), "---\n")
 		docs = slices.DeleteFunc(docs, func(d string) bool { return strings.TrimSpace(d) == "" })
-		want := compiled(t, string(ask), []byte(strings.Join(docs, "---\n")))
+		want := compiled(t, &cache, string(ask), []byte(strings.Join(docs, "---\n")))
 		slices.Reverse(docs)
-		if got := compiled(t, string(ask), []byte(strings.Join(docs, "---\n"))); !slices.Equal(got, want) {
+		if got := compiled(t, &cache, string(ask), []byte(strings.Join(docs, "---\n"))); !slices.Equal(got, want) {
 			t.Errorf("the order of the world's documents matters:\n%s", changes(want, got))
 		}
 		out := map[string]string{}
@@ -63,8 +66,9 @@ func TestDeterministic(t *testing.T) {
 	})
 }
 
-// compiled is every resource of a proxy, flat: a line a field, sorted.
-func compiled(t *testing.T, ask string, manifests ...[]byte) []string {
+// compiled is every resource of a proxy, flat: a line a field, sorted. All that a
+// test compiles shares one cache.
+func compiled(t *testing.T, cache *xds.Cache, ask string, manifests ...[]byte) []string {
 	t.Helper()
 	ask, more, _ := strings.Cut(ask, "\n")
 	words := strings.Fields(ask)
@@ -84,6 +88,15 @@ func compiled(t *testing.T, ask string, manifests ...[]byte) []string {
 	p := compile(w, class)
 	resources, err := xds.Build(p)
 	must(t, err)
+	for _, what := range []string{"a cache fills", "a cache answers"} {
+		shared, err := cache.Build(p)
+		must(t, err)
+		if !slices.EqualFunc(resources, shared, func(x, y *delta.Resource) bool {
+			return x.TypeURL == y.TypeURL && x.Name == y.Name && x.Version == y.Version && x.Endpoints == y.Endpoints && bytes.Equal(x.Body, y.Body)
+		}) {
+			t.Errorf("%s with other resources", what)
+		}
+	}
 	instance, err := xds.BuildInstance(p, own)
 	must(t, err)
 	resources = append(resources, instance...)

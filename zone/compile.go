@@ -222,7 +222,7 @@ func (e *engine) compileClass(c *class) compiled {
 	if out.hash = out.proxy.Hash(); c.proxy != nil && out.hash == c.hash && c.failure == "" {
 		return out
 	}
-	out.resources, out.err = xds.Build(out.proxy)
+	out.resources, out.err = e.built.Build(out.proxy)
 	return out
 }
 

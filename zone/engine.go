@@ -16,6 +16,7 @@ import (
 	"github.com/tombolo-mesh/tombolo/identity/token"
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/mesh/ir"
+	"github.com/tombolo-mesh/tombolo/xds"
 	"github.com/tombolo-mesh/tombolo/xds/delta"
 	"github.com/tombolo-mesh/tombolo/zone/agents"
 	"github.com/tombolo-mesh/tombolo/zone/disk"
@@ -102,6 +103,7 @@ type engine struct {
 	sets        map[string]*set
 	layers      map[string]*layer
 	bundles     map[string]*bundle
+	built       xds.Cache // what classes share of their configurations
 	authorities map[authorityKey]ca.Slots
 	domains     map[string][]string
 	synced      map[mesh.Key]bool

@@ -1,0 +1,68 @@
+package xds
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"runtime"
+	"sync"
+	"weak"
+
+	"github.com/tombolo-mesh/tombolo/mesh/ir"
+	"github.com/tombolo-mesh/tombolo/xds/delta"
+)
+
+// Cache remembers what parts of an ir.Proxy were built into, for as long as
+// somebody uses it: most classes of a mesh call the same services, so that they
+// share resources, and a change of one service builds that one anew. The zero value is
+// ready; it is safe for concurrent use.
+type Cache struct {
+	mu    sync.Mutex
+	known map[part]weak.Pointer[delta.Resource]
+}
+
+// part is a digest of all that a resource is built from.
+type part [sha256.Size]byte
+
+// Build is [Build], but for the cache.
+func (c *Cache) Build(p *ir.Proxy) ([]*delta.Resource, error) { return build(p, c) }
+
+// resource finds what was built from a part, or builds it.
+func (c *Cache) resource(p part, fresh func() (*delta.Resource, error)) (*delta.Resource, error) {
+	c.mu.Lock()
+	r := c.known[p].Value()
+	c.mu.Unlock()
+	if r != nil {
+		return r, nil
+	}
+	r, err := fresh()
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if earlier := c.known[p].Value(); earlier != nil {
+		return earlier, nil
+	}
+	if c.known == nil {
+		c.known = map[part]weak.Pointer[delta.Resource]{}
+	}
+	c.known[p] = weak.Make(r)
+	runtime.AddCleanup(r, c.forget, p)
+	return r, nil
+}
+
+// forget drops a part that nobody uses, unless it was built again meanwhile.
+func (c *Cache) forget(p part) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if w, ok := c.known[p]; ok && w.Value() == nil {
+		delete(c.known, p)
+	}
+}
+
+// partOf digests what a resource of one kind is built from: a node of the proxy,
+// its zone, and whether its class is transparent. No builder may look at more.
+func partOf(kind string, p *ir.Proxy, node any) (part, bool) {
+	text, err := json.Marshal([]any{kind, p.Zone, p.Class.Transparent != nil, node})
+	return sha256.Sum256(text), err == nil
+}
