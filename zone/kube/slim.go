@@ -25,6 +25,7 @@ const (
 	annotationPort      = mesh.LabelPrefix + "ingress-public-port"
 	annotationProtocol  = ".service." + mesh.LabelPrefix + "protocol" // after a port
 	labelInjection      = mesh.LabelPrefix + "sidecar-injection"
+	labelPodSecurity    = "pod-security.kubernetes.io/enforce"
 	labelZoneProxy      = "k8s." + mesh.LabelPrefix + "zone-proxy-type"
 )
 
@@ -105,7 +106,7 @@ func slimNamespace(o runtime.Object) *Namespace {
 func ours(all map[string]string) map[string]string {
 	out := map[string]string{}
 	for k, v := range mesh.CanonicalLabels(all) {
-		if prefix, _, ok := strings.Cut(k, "/"); ok && (prefix+"/" == mesh.LabelPrefix || strings.HasSuffix(prefix+"/", "."+mesh.LabelPrefix)) {
+		if prefix, _, ok := strings.Cut(k, "/"); ok && (prefix+"/" == mesh.LabelPrefix || strings.HasSuffix(prefix+"/", "."+mesh.LabelPrefix)) || k == labelPodSecurity {
 			out[k] = v
 		}
 	}

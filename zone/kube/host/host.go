@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/tombolo-mesh/tombolo/zone/agents"
 	"github.com/tombolo-mesh/tombolo/zone/disk"
@@ -241,7 +242,7 @@ func (h *Host) webhooks(ctx context.Context, g *errgroup.Group) error {
 		if err := injection.load(); err != nil {
 			return err
 		}
-		cfg.Inject = webhook.Pods(webhook.PodsConfig{Inject: injection.config, Namespace: h.namespace, Recorder: h.client.Events, Log: h.cfg.Log})
+		cfg.Inject = webhook.Pods(webhook.PodsConfig{Inject: injection.config, Namespace: h.namespace, Fresh: h.fresh, Recorder: h.client.Events, Log: h.cfg.Log})
 		g.Go(func() error { injection.run(ctx); return nil })
 		watch := nodes.New(nodes.Config{Client: h.client, Namespace: h.cfg.Namespace, Taint: injection.taint, Leads: h.elector.Leads, Log: h.cfg.Log})
 		g.Go(func() error { return watch.Run(ctx) })
@@ -262,6 +263,15 @@ func (h *Host) webhooks(ctx context.Context, g *errgroup.Group) error {
 func (h *Host) namespace(ctx context.Context, name string) (webhook.Namespace, error) {
 	ns, err := h.platform.Namespace(ctx, name)
 	if err != nil {
+		return webhook.Namespace{}, err
+	}
+	return webhook.Namespace{Name: name, Labels: ns.Labels, Annotations: ns.Annotations}, nil
+}
+
+// fresh is namespace as the API server has it now.
+func (h *Host) fresh(ctx context.Context, name string) (webhook.Namespace, error) {
+	var ns corev1.Namespace
+	if err := h.client.Core.Get().Resource("namespaces").Name(name).Do(ctx).Into(&ns); err != nil {
 		return webhook.Namespace{}, err
 	}
 	return webhook.Namespace{Name: name, Labels: ns.Labels, Annotations: ns.Annotations}, nil

@@ -23,6 +23,9 @@ type PodsConfig struct {
 	Inject func() Config
 	// Namespace finds a namespace; an error refuses the pod, which is tried again.
 	Namespace func(ctx context.Context, name string) (Namespace, error)
+	// Fresh is Namespace from the API server, where that one may lag behind; nil if
+	// it does not.
+	Fresh func(ctx context.Context, name string) (Namespace, error)
 	// Recorder for pods that are left alone; nil for none.
 	Recorder Recorder
 	// Log for injections; default discards.
@@ -47,7 +50,7 @@ func (cfg PodsConfig) answer(ctx context.Context, request *admissionv1.Admission
 	if err := json.Unmarshal(request.Object.Raw, &pod); err != nil {
 		return refuse(http.StatusBadRequest, metav1.StatusReasonBadRequest, "tombolo: the pod cannot be read: "+err.Error())
 	}
-	ns, err := cfg.Namespace(ctx, request.Namespace)
+	ns, err := cfg.namespace(ctx, &pod, request.Namespace)
 	if err != nil {
 		// Without its labels nobody knows whether the pod should be in the mesh.
 		return refuse(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "tombolo: namespace "+request.Namespace+" cannot be read: "+err.Error())
@@ -86,6 +89,19 @@ func (cfg PodsConfig) answer(ctx context.Context, request *admissionv1.Admission
 		cfg.Log.Debug("sidecar injected", "namespace", request.Namespace, "pod", pod.Name+pod.GenerateName)
 	}
 	return response
+}
+
+// namespace of a pod. The webhook is called for namespaces that want sidecars, so
+// one that seems not to was most likely labelled a moment ago: it is looked at again.
+func (cfg PodsConfig) namespace(ctx context.Context, pod *corev1.Pod, name string) (Namespace, error) {
+	ns, err := cfg.Namespace(ctx, name)
+	if err != nil || cfg.Fresh == nil {
+		return ns, err
+	}
+	if wanted, bad := wants(pod, ns); wanted || bad != nil {
+		return ns, nil
+	}
+	return cfg.Fresh(ctx, name)
 }
 
 // about is whom an event is about: the pod, which has no UID yet, or for one
