@@ -422,7 +422,7 @@ func (m *model) flushService(b *platform.Batch, s *service) []complaint {
 		for p := range s.pods {
 			pods = append(pods, p.own)
 		}
-		if m.inMesh(b, s) {
+		if !m.ingresses[s] && m.inMesh(b, s) {
 			next, errs = servicesOf(serviceInput{zone: m.zone, service: s.own, namespace: s.in.own, pods: pods,
 				taken: func(name string) bool { o := s.in.services[name]; return o != nil && o.own != nil }})
 		}

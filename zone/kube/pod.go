@@ -51,8 +51,11 @@ func podOf(in podInput) (*platform.Pod, error) {
 	if listeners := listenersOf(p, in.services); len(listeners) > 0 {
 		spec.Networking.Listeners = listeners
 	} else {
-		spec.Networking.Inbound, notReady = inboundsOf(p, in.services)
-		spec.Networking.TransparentProxying, warning = transparentOf(p)
+		var inbound bool
+		spec.Networking.TransparentProxying, inbound, warning = transparentOf(p)
+		if inbound { // else nobody would reach the proxy instead of the application
+			spec.Networking.Inbound, notReady = inboundsOf(p, in.services)
+		}
 	}
 	r := mesh.Resource{
 		Key:    mesh.Key{Kind: mesh.KindDataplane, Mesh: meshOf(p.Labels, in.namespace), Zone: in.zone, Name: mesh.NamespacedName(p.Name, p.Namespace)},
@@ -238,10 +241,11 @@ func listenersOf(p *Pod, services []selecting) []mesh.Listener {
 }
 
 // transparentOf says how a pod's traffic comes to its proxy; nil when nothing is
-// redirected. The error says what of the annotations is left out.
-func transparentOf(p *Pod) (*mesh.TransparentProxying, error) {
+// redirected; and whether that of others to the pod does. The error says what of the
+// annotations is left out.
+func transparentOf(p *Pod) (tp *mesh.TransparentProxying, inbound bool, err error) {
 	if p.Redirect == "" {
-		return nil, nil
+		return nil, false, fmt.Errorf("without annotation %s nothing is redirected to its proxy: nobody is sent to it", annotationRedirect)
 	}
 	// What the rules of the pod were made of; see the field's own documentation.
 	var redirect struct {
@@ -252,10 +256,11 @@ func transparentOf(p *Pod) (*mesh.TransparentProxying, error) {
 		Families []string
 	}
 	if err := json.Unmarshal([]byte(p.Redirect), &redirect); err != nil {
-		return nil, fmt.Errorf("annotation %s: %w", annotationRedirect, err)
+		return nil, false, fmt.Errorf("annotation %s: %w", annotationRedirect, err)
 	}
-	if redirect.Inbound.Disabled && redirect.Outbound.Disabled {
-		return nil, nil
+	inbound = !redirect.Inbound.Disabled
+	if !inbound && redirect.Outbound.Disabled {
+		return nil, false, nil
 	}
 	out := &mesh.TransparentProxying{RedirectPortInbound: redirect.Inbound.Port, RedirectPortOutbound: redirect.Outbound.Port}
 	// A pod without an IPv6 address has nothing of that family to redirect; its
@@ -264,14 +269,14 @@ func transparentOf(p *Pod) (*mesh.TransparentProxying, error) {
 		out.IPFamilyMode = mesh.FamilyIPv4
 	}
 	if p.Reachable == "" {
-		return out, nil
+		return out, inbound, nil
 	}
 	reachable, err := reachableOf(p.Reachable)
 	if err != nil {
-		return out, fmt.Errorf("annotation %s is left out, everything is reachable: %w", annotationReachable, err)
+		return out, inbound, fmt.Errorf("annotation %s is left out, everything is reachable: %w", annotationReachable, err)
 	}
 	out.ReachableBackends = reachable
-	return out, nil
+	return out, inbound, nil
 }
 
 func isIPv6(address string) bool {
