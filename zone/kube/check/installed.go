@@ -194,8 +194,8 @@ func (r *run) links(ctx context.Context) {
 			return
 		}
 		said := string(text)
-		if err != nil && said == "" {
-			said = err.Error()
+		if err != nil {
+			said = err.Error() // the text may be the API server's, in its own form
 		}
 		r.results = append(r.results, check.ReadAnswer("zone-ready", p.Name, err == nil, said))
 	}
