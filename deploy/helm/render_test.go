@@ -59,7 +59,7 @@ globalControlPlane:
 func TestSameAsHelm(t *testing.T) {
 	binary := os.Getenv("TOMBOLO_HELM")
 	if binary == "" {
-		t.Skip("set TOMBOLO_HELM to a helm binary; e2e/kubelab/helm.sh builds one")
+		t.Skip("set TOMBOLO_HELM to a helm binary; e2e/kubelab/build.sh builds one")
 	}
 	for name, values := range map[string]string{
 		"minimal":    minimal,
