@@ -17,6 +17,9 @@ for cluster in east west; do
 done
 network=$(docker network inspect kind -f '{{.Id}}' | cut -c1-12)
 gateway=$(docker network inspect kind -f '{{range .IPAM.Config}}{{.Gateway}}/{{.Subnet}} {{end}}' | tr ' ' '\n' | grep -v : | grep / | head -1)
+# The virtual machines' zone and global run here, outside of the clusters.
+make build
+export TOMBOLO_IMAGES=$PWD/.cache/kind TOMBOLO_KUBELAB=$PWD/.cache/kind TOMBOLO_ENVOY=${TOMBOLO_ENVOY:-$(go run ./internal/envoybin)}
 export TOMBOLO_E2E_KUBE=1 TOMBOLO_HELM="${TOMBOLO_HELM:-$(command -v helm)}"
 export TOMBOLO_E2E_KUBE_CONTEXTS=kind-east,kind-west
 export TOMBOLO_E2E_KUBE_NODES="docker exec east-control-plane,docker exec west-control-plane"

@@ -41,7 +41,7 @@ func scenarios() []scenario {
 		{"init-mode", false, testInitMode},
 		{"statefulset", false, testStatefulSet},
 		{"rolling-restart", false, testRollingRestart},
-		{"global-gone", false, testGlobalGone},
+		{"global-gone", true, testGlobalGone},
 		{"ingress-killed", true, testIngressKilled},
 		{"zone-upgrade", true, testZoneUpgrade},
 		{"zone-down", true, testZoneDown},
@@ -69,7 +69,7 @@ func TestKube(t *testing.T) {
 			group = scenarios()[i : i+len(group)+1]
 		}
 		i += len(group)
-		t.Run("group", func(t *testing.T) {
+		ok := t.Run("group", func(t *testing.T) {
 			for _, s := range group {
 				t.Run(s.name, func(t *testing.T) {
 					if !s.alone {
@@ -80,6 +80,9 @@ func TestKube(t *testing.T) {
 				})
 			}
 		})
+		if first := group[0].name == scenarios()[0].name; first && !ok {
+			return // nothing works: the others would only wait
+		}
 	}
 	f.gone(t, before)
 }
