@@ -42,8 +42,11 @@ $(KUBELAB)/built:
 $(KUBELAB)/images: $(KUBELAB)/built
 	ENVOY="$(ENVOY)" MKIMAGE=$(abspath $(KUBELAB))/bin/mkimage e2e/kube/images.sh .cache/images
 
-conformance: build $(KUBELAB)/built $(KUBELAB)/images ## the Gateway API's mesh tests on a cluster (root); writes docs/conformance
-	TOMBOLO_E2E_KUBE=1 TOMBOLO_CONFORMANCE=1 TOMBOLO_ENVOY="$(ENVOY)" $(GO) test -timeout 55m -count=1 -v -run '^TestConformance$$' ./e2e/kube
+conformance: build $(KUBELAB)/built $(KUBELAB)/images ## the Gateway API's mesh tests on a cluster (root); the report into docs/conformance
+	MKIMAGE=$(abspath $(KUBELAB))/bin/mkimage e2e/conformance/run.sh $(abspath .cache/conformance)
+	TOMBOLO_E2E_KUBE=1 TOMBOLO_CONFORMANCE=$(abspath .cache/conformance) TOMBOLO_REQUIRE_POSTGRES=1 TOMBOLO_ENVOY="$(ENVOY)" \
+	  $(GO) test -timeout 55m -count=1 -v -run 'TestKube//^conformance$$' ./e2e/kube; \
+	  status=$$?; mkdir -p docs/conformance && cp .e2e/kube/conformance.yaml docs/conformance/mesh.yaml && exit $$status
 
 lint: ## gofmt, vet, staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt -w $$out"; exit 1; }

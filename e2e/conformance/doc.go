@@ -3,6 +3,6 @@
 // out flow the failed tests and a report for docs/conformance.
 //
 // It is a module of its own, so that the tests' many dependencies stay out of
-// Tombolo's. run.sh builds it with the image of its workload (folder echo) and
-// runs it.
+// Tombolo's. run.sh builds it with the image of its workload (folder echo); the
+// scenario conformance of e2e/kube runs it (make conformance).
 package conformance

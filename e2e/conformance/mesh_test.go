@@ -47,7 +47,7 @@ func exempt() []features.FeatureName {
 // KUBECONFIG. The flags of the conformance tests work, -run-test for one.
 func TestMesh(t *testing.T) {
 	if os.Getenv("KUBECONFIG") == "" {
-		t.Skip("KUBECONFIG names no cluster: run.sh does it")
+		t.Skip("KUBECONFIG names no cluster: make conformance does it")
 	}
 	o := conformance.DefaultOptions(t)
 	o.SupportedFeatures = supported()

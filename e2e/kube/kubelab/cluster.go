@@ -65,6 +65,11 @@ func (c *Cluster) Load(ctx context.Context, tars ...string) error {
 	return err
 }
 
+// Run runs a program of this machine where KUBECONFIG leads to the cluster.
+func (c *Cluster) Run(ctx context.Context, program string, args ...string) (string, error) {
+	return c.run(ctx, "", append([]string{program}, args...))
+}
+
 func (c *Cluster) run(ctx context.Context, stdin string, command []string) (string, error) {
 	out, err := c.outside.RunContext(ctx, c.env, stdin, command[0], command[1:]...)
 	if err != nil {
