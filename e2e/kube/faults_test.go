@@ -104,7 +104,7 @@ func testIngressKilled(t *testing.T, f *fleet) {
 	web.gets(t, westName, "200")
 	const ingress = "deployment/tombolo-ingress-default"
 	names := func() []string {
-		out, err := f.west.Kubectl(t.Context(), "", "-n", system, "get", "pods", "-l", "app.kubernetes.io/name=tombolo-ingress", "-o", "name")
+		out, err := f.west.Kubectl(t.Context(), "", "-n", system, "get", "pods", "-l", "app.kubernetes.io/name=tombolo-ingress-default", "-o", "name")
 		must(t, err)
 		return strings.Fields(out)
 	}
