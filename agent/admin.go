@@ -3,6 +3,7 @@ package agent
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,12 +11,15 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
 // admin talks to Envoy's admin API over its Unix socket.
 type admin struct {
 	client *http.Client
+	// served: the Envoy that runs now has had a configuration.
+	served atomic.Bool
 }
 
 func newAdmin(socket string) *admin {
@@ -56,7 +60,37 @@ func (a *admin) post(ctx context.Context, path string) error {
 }
 
 // ready asks whether Envoy has its listeners and takes traffic.
-func (a *admin) ready(ctx context.Context) error { return a.check(ctx, "/ready") }
+func (a *admin) ready(ctx context.Context) error {
+	if err := a.check(ctx, "/ready"); err != nil {
+		return err
+	}
+	return a.configured(ctx)
+}
+
+// configured asks whether Envoy has got listeners from the zone: without a zone, it
+// gives up waiting after a while and says that it is ready, with none.
+func (a *admin) configured(ctx context.Context) error {
+	if a.served.Load() {
+		return nil
+	}
+	const stat = "listener_manager.lds.update_success"
+	response, err := a.do(ctx, http.MethodGet, "/stats?filter=^"+stat+"$")
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(response.Body, 4096))
+	if err != nil {
+		return fmt.Errorf("envoy admin: %w", err)
+	}
+	if value, ok := strings.CutPrefix(strings.TrimSpace(string(text)), stat+": "); !ok || value == "0" {
+		return errNoConfiguration
+	}
+	a.served.Store(true)
+	return nil
+}
+
+var errNoConfiguration = errors.New("envoy has no configuration from the zone yet")
 
 func (a *admin) check(ctx context.Context, path string) error {
 	response, err := a.do(ctx, http.MethodGet, path)

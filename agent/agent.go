@@ -76,6 +76,14 @@ func (a *Agent) Run(ctx context.Context) error {
 		renew: newRenewer(a.cfg.Log, sds.set), probes: probes, admin: admin, names: names, log: a.cfg.Log})
 	sup := &supervisor{cfg: a.cfg, dir: dir, sdsSocket: sdsSocket, adminSocket: adminSocket, link: l, admin: admin, names: names, log: a.cfg.Log}
 
+	var relayed net.Listener
+	if a.cfg.Kubernetes {
+		sup.relay, sup.relaySocket = newRelay(a.cfg.Log), filepath.Join(dir, "xds.sock")
+		if relayed, err = listenUnix(sup.relaySocket); err != nil {
+			return errors.Join(err, listener.Close())
+		}
+	}
+
 	// What runs goes on after the request to stop, until the drain is over.
 	group, live := errgroup.WithContext(context.WithoutCancel(ctx))
 	group.Go(func() error { return sds.serve(live, listener) })
@@ -89,6 +97,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	})
 	if a.cfg.ReadinessAddress != "" {
 		group.Go(func() error { return sup.serveReadiness(live) })
+	}
+	if relayed != nil {
+		group.Go(func() error { return sup.relay.serve(live, relayed) })
 	}
 	if names != nil {
 		group.Go(func() error { return names.Run(live) })
@@ -191,7 +202,7 @@ func workDir(path string) (dir string, remove func(), err error) {
 		return "", nil, fmt.Errorf("work dir: %w", err)
 	}
 	return dir, func() {
-		for _, name := range []string{"sds.sock", "admin.sock", bootstrapFile} {
+		for _, name := range []string{"sds.sock", "admin.sock", "xds.sock", bootstrapFile} {
 			_ = os.Remove(filepath.Join(dir, name))
 		}
 	}, nil

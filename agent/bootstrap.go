@@ -13,6 +13,9 @@ type bootstrap struct {
 	nodeID, nodeCluster, zone string
 	// address (host:port) of the zone's xDS server and the name in its certificate.
 	address, serverName string
+	// relay is the path of a socket that leads to the xDS server; empty: Envoy
+	// connects to address itself.
+	relay string
 	// zoneCA is PEM.
 	zoneCA string
 	// token that Envoy presents to the zone.
@@ -101,7 +104,7 @@ func (b bootstrap) adsCluster() (object, error) {
 	if sni != "" {
 		tls["sni"] = sni
 	}
-	return object{
+	out := object{
 		"name":             "ads",
 		"type":             kind,
 		"connect_timeout":  "1s",
@@ -111,7 +114,13 @@ func (b bootstrap) adsCluster() (object, error) {
 		"typed_extension_protocol_options": http2(object{"connection_keepalive": object{"interval": "5s", "timeout": "2s"}}),
 		"upstream_connection_options": object{"tcp_keepalive": object{
 			"keepalive_probes": 3, "keepalive_time": 5, "keepalive_interval": 1}},
-	}, nil
+	}
+	if b.relay != "" {
+		out["type"] = "STATIC"
+		out["load_assignment"] = assignment("ads", object{"pipe": object{"path": b.relay}})
+		delete(out, "upstream_connection_options") // it is no TCP connection
+	}
+	return out, nil
 }
 
 func (b bootstrap) sdsCluster() object {

@@ -63,7 +63,8 @@ type fakeZone struct {
 	mu        sync.Mutex
 	server    *grpc.Server
 	session   string
-	refuse    error // answer to registrations
+	xds       string // address of the xDS server to tell
+	refuse    error  // answer to registrations
 	registers []*agentv1.Register
 	health    [][]string
 	agent     *fakeStream // newest
@@ -161,7 +162,7 @@ func (z *fakeZone) Connect(rpc agentv1.AgentService_ConnectServer) error {
 	}
 	s := &fakeStream{rpc: rpc, in: make(chan *agentv1.InspectResponse, 100)}
 	z.mu.Lock()
-	refuse, session := z.refuse, z.session
+	refuse, session, xds := z.refuse, z.session, z.xds
 	z.registers = append(z.registers, f.GetRegister())
 	z.agent = s
 	z.mu.Unlock()
@@ -169,7 +170,7 @@ func (z *fakeZone) Connect(rpc agentv1.AgentService_ConnectServer) error {
 		return refuse
 	}
 	err = s.send(&agentv1.ZoneFrame{Frame: &agentv1.ZoneFrame_Registered{Registered: &agentv1.Registered{
-		NodeId: "default.web-1", NodeCluster: "web", Zone: "east", SessionToken: session, Capabilities: 1,
+		NodeId: "default.web-1", NodeCluster: "web", Zone: "east", SessionToken: session, Capabilities: 1, XdsAddress: xds,
 		Probes: []*agentv1.Probe{{Inbound: "main", Address: "127.0.0.1", Port: uint32(z.app), IntervalMillis: 50}},
 	}}})
 	for err == nil {

@@ -31,9 +31,12 @@ type supervisor struct {
 	dir, sdsSocket, adminSocket string
 	link                        *link
 	admin                       *admin
-	names                       *dns.Server // nil without
-	log                         *slog.Logger
-	draining                    atomic.Bool
+	// relay leads Envoy to the zone, by a socket; nil: Envoy finds it itself.
+	relay       *relay
+	relaySocket string
+	names       *dns.Server // nil without
+	log         *slog.Logger
+	draining    atomic.Bool
 }
 
 // run supervises until stop ends (then it drains and returns nil), Envoy ends
@@ -60,6 +63,7 @@ func (s *supervisor) run(stop, live context.Context) error {
 // runEnvoy runs one Envoy. It returns a registration when Envoy is to be started
 // again with it.
 func (s *supervisor) runEnvoy(stop, live context.Context, r *agentv1.Registered) (*agentv1.Registered, error) {
+	s.lead(r)
 	file, err := s.writeBootstrap(r)
 	if err != nil {
 		return nil, err
@@ -72,6 +76,7 @@ func (s *supervisor) runEnvoy(stop, live context.Context, r *agentv1.Registered)
 		envoy.kill(os.Kill)
 		<-envoy.done
 	}()
+	s.admin.served.Store(false)
 	s.log.Info("envoy started", "pid", envoy.pid)
 	watch, cancel := context.WithCancel(live)
 	ready := make(chan struct{})
@@ -99,7 +104,8 @@ func (s *supervisor) runEnvoy(stop, live context.Context, r *agentv1.Registered)
 			s.leave(live)
 			return nil, err
 		case next := <-s.link.registered:
-			if sameBootstrap(r, next) {
+			if s.sameBootstrap(r, next) {
+				s.lead(next)
 				continue
 			}
 			// The zone lost what it knew of its sessions: this Envoy cannot come back to it.
@@ -112,9 +118,21 @@ func (s *supervisor) runEnvoy(stop, live context.Context, r *agentv1.Registered)
 	}
 }
 
-func sameBootstrap(a, b *agentv1.Registered) bool {
+func (s *supervisor) sameBootstrap(a, b *agentv1.Registered) bool {
 	return a.NodeId == b.NodeId && a.NodeCluster == b.NodeCluster && a.Zone == b.Zone &&
-		a.SessionToken == b.SessionToken && a.XdsAddress == b.XdsAddress
+		a.SessionToken == b.SessionToken && (s.relay != nil || a.XdsAddress == b.XdsAddress)
+}
+
+// lead leads Envoy to where the agent registered.
+func (s *supervisor) lead(r *agentv1.Registered) {
+	if s.relay == nil {
+		return
+	}
+	address := r.XdsAddress
+	if address == "" {
+		address = s.cfg.ZoneAddress
+	}
+	s.relay.lead(address)
 }
 
 // writeBootstrap replaces the bootstrap file, readable by this user alone.
@@ -127,6 +145,7 @@ func (s *supervisor) writeBootstrap(r *agentv1.Registered) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	b.relay = s.relaySocket
 	text, err := b.json()
 	if err != nil {
 		return "", fmt.Errorf("bootstrap: %w", err)
