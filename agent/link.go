@@ -304,7 +304,7 @@ func (s *session) register() error {
 	s.health = notReady
 	return s.send(&agentv1.AgentFrame{Frame: &agentv1.AgentFrame_Register{Register: &agentv1.Register{
 		Dataplane: s.cfg.manifest, Instance: s.cfg.instance, AgentVersion: s.cfg.agent.Version,
-		EnvoyVersion: s.cfg.envoyVersion, Capabilities: capabilities, NotReady: notReady, Names: s.cfg.names != nil,
+		EnvoyVersion: s.cfg.envoyVersion, Capabilities: capabilities, NotReady: notReady, Names: s.cfg.names != nil, PodIps: s.cfg.agent.PodIPs,
 	}}})
 }
 

@@ -157,6 +157,9 @@ func (a *Admitter) Admit(ctx context.Context, c agents.Credential, r *agentv1.Re
 	}
 	ctx, cancel := context.WithTimeout(ctx, seeTimeout)
 	defer cancel()
+	if err := a.platform.claim(who, r.PodIps); err != nil {
+		return agents.Proxy{}, status.Error(codes.InvalidArgument, err.Error())
+	}
 	pod, err := a.platform.members.wait(ctx, mesh.NamespacedName(who.name, who.namespace), who.uid)
 	if err != nil {
 		return agents.Proxy{}, status.Errorf(codes.Unavailable, "pod %s/%s (%s) is not in the mesh yet: it has no address, no sidecar, or the events of the pod say why",

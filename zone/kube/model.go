@@ -138,7 +138,7 @@ func (m *model) setPod(c cluster.Change[*Pod]) {
 		ns.pods[c.Key.Name] = p
 	}
 	old := p.own
-	if p.own = c.New; p.own != nil && !p.own.Injected {
+	if p.own = keepClaim(c, old); p.own != nil && !p.own.Injected {
 		p.own = nil
 	}
 	if old != nil && p.own != nil && reflect.DeepEqual(old, p.own) {
@@ -420,7 +420,9 @@ func (m *model) flushService(b *platform.Batch, s *service) []complaint {
 	if s.own != nil {
 		pods := make([]*Pod, 0, len(s.pods))
 		for p := range s.pods {
-			pods = append(pods, p.own)
+			if !p.own.Claimed {
+				pods = append(pods, p.own)
+			}
 		}
 		if !m.ingresses[s] && m.inMesh(b, s) {
 			next, errs = servicesOf(serviceInput{zone: m.zone, service: s.own, namespace: s.in.own, pods: pods,

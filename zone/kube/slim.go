@@ -48,6 +48,8 @@ type Pod struct {
 	ServiceAccount string
 	Node           string
 	IPs            []string
+	// Claimed: the IPs are what its agent says, the API server has none yet.
+	Claimed bool
 	// Ports of its containers by name.
 	Ports map[string]uint32
 	Ready bool

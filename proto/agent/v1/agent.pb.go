@@ -321,7 +321,10 @@ type Register struct {
 	NotReady []string `protobuf:"bytes,6,rep,name=not_ready,json=notReady,proto3" json:"not_ready,omitempty"`
 	// Names asks for the table of names that the agent's DNS server answers, in
 	// frames of names.
-	Names         bool `protobuf:"varint,7,opt,name=names,proto3" json:"names,omitempty"`
+	Names bool `protobuf:"varint,7,opt,name=names,proto3" json:"names,omitempty"`
+	// Addresses of the pod, in a Kubernetes zone: they count until the API server has
+	// them. At most 4.
+	PodIps        []string `protobuf:"bytes,8,rep,name=pod_ips,json=podIps,proto3" json:"pod_ips,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -403,6 +406,13 @@ func (x *Register) GetNames() bool {
 		return x.Names
 	}
 	return false
+}
+
+func (x *Register) GetPodIps() []string {
+	if x != nil {
+		return x.PodIps
+	}
+	return nil
 }
 
 // Registered answers with what the bootstrap needs.
@@ -1181,7 +1191,7 @@ const file_proto_agent_v1_agent_proto_rawDesc = "" +
 	"\ainspect\x18\x04 \x01(\v2 .tombolo.agent.v1.InspectRequestH\x00R\ainspect\x122\n" +
 	"\x06resign\x18\x05 \x01(\v2\x18.tombolo.agent.v1.ResignH\x00R\x06resign\x12/\n" +
 	"\x05names\x18\x06 \x01(\v2\x17.tombolo.agent.v1.NamesH\x00R\x05namesB\a\n" +
-	"\x05frame\"\xe5\x01\n" +
+	"\x05frame\"\xfe\x01\n" +
 	"\bRegister\x12\x1c\n" +
 	"\tdataplane\x18\x01 \x01(\fR\tdataplane\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12#\n" +
@@ -1189,7 +1199,8 @@ const file_proto_agent_v1_agent_proto_rawDesc = "" +
 	"\renvoy_version\x18\x04 \x01(\tR\fenvoyVersion\x12\"\n" +
 	"\fcapabilities\x18\x05 \x01(\rR\fcapabilities\x12\x1b\n" +
 	"\tnot_ready\x18\x06 \x03(\tR\bnotReady\x12\x14\n" +
-	"\x05names\x18\a \x01(\bR\x05names\"\xf7\x01\n" +
+	"\x05names\x18\a \x01(\bR\x05names\x12\x17\n" +
+	"\apod_ips\x18\b \x03(\tR\x06podIps\"\xf7\x01\n" +
 	"\n" +
 	"Registered\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12!\n" +
