@@ -153,8 +153,14 @@ type flow struct {
 // send starts calls at 20 a second, until the test ends.
 func (c caller) send(t *testing.T, url string) *flow {
 	t.Helper()
+	return c.sendAt(t, url, 20)
+}
+
+// sendAt is send at another rate a second.
+func (c caller) sendAt(t *testing.T, url string, rate int) *flow {
+	t.Helper()
 	f := &flow{c, strings.ReplaceAll(t.Name(), "/", "_") + "_" + url, url, time.Now()}
-	_, err := c.echo(t.Context(), "send", f.id, url)
+	_, err := c.echo(t.Context(), "send", f.id, url, fmt.Sprint(rate))
 	must(t, err)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -42,6 +43,11 @@ func testBudgets(t *testing.T, f *fleet) {
 		f.measured(t, "Kubernetes: added to a pod's start by injection (CNI), p50 of 7", fmt.Sprintf("%d ms (%d → %d ms)",
 			added.Milliseconds(), median(without).Milliseconds(), median(with).Milliseconds()), "≤ 1 s", added <= 2*injectionBudget)
 	})
+	t.Run("endpoint-change", func(t *testing.T) {
+		took := f.changeTimes(t)
+		f.measured(t, "Kubernetes: endpoint gone, from the API server's event to the last call to it, p50 of 7", fmt.Sprintf("%d ms (worst %d ms)",
+			median(took).Milliseconds(), took[len(took)-1].Milliseconds()), "≤ 50 ms", median(took) <= 2*changeBudget)
+	})
 	t.Run("memory", func(t *testing.T) { f.memory(t) })
 }
 
@@ -68,6 +74,82 @@ func (f *fleet) startTimes(t *testing.T, ns, name string) []time.Duration {
 		must(t, err)
 	}
 	return out
+}
+
+// changeTimes takes one of two instances out of a Service and puts it in again. It
+// returns how long after the API server's event the last call was sent to it.
+func (f *fleet) changeTimes(t *testing.T) []time.Duration {
+	t.Helper()
+	label := func(pod, value string) {
+		_, err := f.east.Kubectl(t.Context(), "", "-n", demo, "label", "pod", pod, "serves="+value, "--overwrite")
+		must(t, err)
+	}
+	must(t, f.east.Apply(t.Context(), strings.Replace(app{name: "changing", namespace: demo, zone: "east", replicas: 2}.manifest(),
+		"selector: {app: changing}", "selector: {app: changing, serves: in}", 1), allow("allow-changing", demo, "changing", webs()...)))
+	ready(t, f.east, demo, "deployment/changing")
+	out, err := f.east.Kubectl(t.Context(), "", "-n", demo, "get", "pods", "-l", "app=changing", "-o", "jsonpath={.items[*].metadata.name}")
+	must(t, err)
+	pods := strings.Fields(out)
+	for _, pod := range pods {
+		label(pod, "in")
+	}
+	web := from(f.east, demo, "deployment/web")
+	web.gets(t, "http://changing.demo", "200")
+	traffic := web.sendAt(t, "http://changing.demo", 200)
+	watch, err := f.east.Watch(f.dir, "endpointslices", "-n", demo, "get", "endpointslices", "-l", "kubernetes.io/service-name=changing", "--watch-only", "-o", "name")
+	must(t, err)
+	defer watch.Kill()
+	events := func() int64 {
+		info, err := os.Stat(watch.Log)
+		must(t, err)
+		return info.Size()
+	}
+	passes(t, 3*time.Second) // the watch has begun
+	var took []time.Duration
+	for range 7 {
+		seen := events()
+		done := make(chan time.Time, 1)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		go func() {
+			defer close(done)
+			tick := time.NewTicker(time.Millisecond)
+			defer tick.Stop()
+			for info, err := os.Stat(watch.Log); err == nil; info, err = os.Stat(watch.Log) {
+				if info.Size() > seen {
+					done <- time.Now()
+					return
+				}
+				select {
+				case <-ctx.Done():
+					return
+				case <-tick.C:
+				}
+			}
+		}()
+		label(pods[0], "out")
+		event, ok := <-done
+		cancel()
+		if !ok {
+			t.Fatal("no event of the API server within 10 s")
+		}
+		passes(t, 1500*time.Millisecond)
+		last := traffic.between(t, time.Time{}, time.Time{}).Last[pods[0]]
+		if last.IsZero() {
+			t.Fatalf("%s answered nothing before it was taken out", pods[0])
+		}
+		took = append(took, max(0, last.Sub(event)))
+		label(pods[0], "in")
+		eventually(t, 30*time.Second, "the instance answers again", func() error {
+			if traffic.between(t, time.Now().Add(-2*time.Second), time.Now()).Last[pods[0]].Before(last.Add(time.Second)) {
+				return errors.New("it does not")
+			}
+			return nil
+		})
+	}
+	traffic.all(t, "200", 0)
+	_, err = f.east.Kubectl(t.Context(), "", "-n", demo, "delete", "deployment/changing", "service/changing", "meshtrafficpermission/allow-changing", "--wait=false")
+	must(t, err)
+	return took
 }
 
 // memory makes 100 pods of a node that nobody runs, as the API server tells of them:

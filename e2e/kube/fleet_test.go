@@ -37,6 +37,7 @@ type fleet struct {
 	dsn                      string
 	global                   *lab.Process
 	vms                      *vms
+	before                   map[string]string // the nodes' files of CNI before Tombolo
 }
 
 // newFleet starts everything but Tombolo in the clusters.

@@ -57,7 +57,7 @@ func scenarios() []scenario {
 func TestKube(t *testing.T) {
 	f := newFleet(t)
 	f.startVMs(t)
-	before := f.nodeFiles(t)
+	f.before = f.nodeFiles(t)
 	f.install(t)
 	f.demo(t)
 	if t.Failed() {
@@ -85,5 +85,4 @@ func TestKube(t *testing.T) {
 			return // nothing works: the others would only wait
 		}
 	}
-	f.gone(t, before)
 }

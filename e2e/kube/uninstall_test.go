@@ -41,10 +41,11 @@ func testUninstall(t *testing.T, f *fleet) {
 			t.Errorf("after the uninstall the caller is %s", s.Reply.Caller)
 		}
 	}
+	f.gone(t)
 }
 
 // gone asserts that the clusters are as they were before Tombolo was installed.
-func (f *fleet) gone(t *testing.T, before map[string]string) {
+func (f *fleet) gone(t *testing.T) {
 	t.Helper()
 	t.Run("nothing-left", func(t *testing.T) {
 		for _, c := range f.lab.Clusters {
@@ -84,12 +85,12 @@ func (f *fleet) gone(t *testing.T, before map[string]string) {
 		}
 		after := f.nodeFiles(t)
 		for _, file := range slices.Sorted(maps.Keys(after)) {
-			if before[file] != after[file] {
+			if f.before[file] != after[file] {
 				t.Errorf("%s is not as it was before the installation", file)
 			}
 		}
-		if len(after) != len(before) {
-			t.Errorf("%d files of CNI, %d before", len(after), len(before))
+		if len(after) != len(f.before) {
+			t.Errorf("%d files of CNI, %d before", len(after), len(f.before))
 		}
 	})
 }

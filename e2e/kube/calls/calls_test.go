@@ -82,7 +82,7 @@ func TestTraffic(t *testing.T) {
 	count(50)
 	traffic.end("x")
 	all := f.report(time.Time{}, time.Time{})
-	if all.Outcomes["200"] < 15 || all.Outcomes["403"] < 15 || all.From["a/east/1"] != all.Outcomes["200"] || all.Callers["me"] == 0 || len(all.Bad) != maxBad {
+	if all.Outcomes["200"] < 15 || all.Outcomes["403"] < 15 || all.From["a/east/1"] != all.Outcomes["200"] || all.Callers["me"] == 0 || all.Last["1"].IsZero() || all.Last["1"].After(all.LastBad) || len(all.Bad) != maxBad {
 		t.Errorf("all of it: %+v", all)
 	}
 	if late := f.report(turned, time.Time{}); late.Outcomes["200"] != 0 || late.Total == 0 {

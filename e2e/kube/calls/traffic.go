@@ -43,6 +43,8 @@ type Report struct {
 	Outcomes map[string]int
 	// From counts answers by "service/zone/instance".
 	From map[string]int
+	// Last is when the last call was sent that an instance answered.
+	Last map[string]time.Time
 	// Callers counts the SPIFFE IDs that the servers' proxies saw.
 	Callers map[string]int
 	// Slowest answer.
@@ -158,7 +160,7 @@ func (f *flow) add(s Sample) {
 func (f *flow) report(since, until time.Time) Report {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	r := Report{Outcomes: map[string]int{}, From: map[string]int{}, Callers: map[string]int{}}
+	r := Report{Outcomes: map[string]int{}, From: map[string]int{}, Last: map[string]time.Time{}, Callers: map[string]int{}}
 	for _, s := range f.samples {
 		if s.Sent.Before(since) || !until.IsZero() && !s.Sent.Before(until) {
 			continue
@@ -168,6 +170,9 @@ func (f *flow) report(since, until time.Time) Report {
 		if s.Outcome == "200" {
 			r.Slowest = max(r.Slowest, s.Took)
 			r.From[s.Reply.Service+"/"+s.Reply.Zone+"/"+s.Reply.Instance]++
+			if s.Sent.After(r.Last[s.Reply.Instance]) {
+				r.Last[s.Reply.Instance] = s.Sent
+			}
 			r.Callers[s.Reply.Caller]++
 			continue
 		}

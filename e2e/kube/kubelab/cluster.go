@@ -31,6 +31,11 @@ func (c *Cluster) Kubectl(ctx context.Context, stdin string, args ...string) (st
 	return c.run(ctx, stdin, append(c.kubectl[:len(c.kubectl):len(c.kubectl)], args...))
 }
 
+// Watch runs kubectl until it is killed; its output is in the process' log.
+func (c *Cluster) Watch(dir, name string, args ...string) (*lab.Process, error) {
+	return c.outside.Start(dir, name, c.env, c.kubectl[0], append(c.kubectl[1:len(c.kubectl):len(c.kubectl)], args...)...)
+}
+
 // Apply applies manifests as one user's.
 func (c *Cluster) Apply(ctx context.Context, manifests ...string) error {
 	_, err := c.Kubectl(ctx, strings.Join(manifests, "\n---\n"), "apply", "-f", "-")
