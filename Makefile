@@ -29,7 +29,7 @@ e2e: build ## the laboratory: zones in network namespaces, faults under traffic 
 
 e2e-kube: build $(KUBELAB)/built $(KUBELAB)/images ## two Kubernetes clusters and a VM zone (root); RUN=TestKube//strict for a part
 	TOMBOLO_E2E_KUBE=1 TOMBOLO_REQUIRE_POSTGRES=1 TOMBOLO_ENVOY="$(ENVOY)" \
-	  $(GO) test -timeout 55m -count=1 -v $(if $(RUN),-run '$(RUN)') ./e2e/kube/...
+	  $(GO) test -p 1 -timeout 55m -count=1 -v $(if $(RUN),-run '$(RUN)') ./e2e/kube/...
 
 # The clusters' binaries and Helm: 8 minutes, again only when what they are made of changes.
 KUBELABKEY = $(shell cat e2e/kubelab/build.sh e2e/kubelab/go/go.* e2e/kubelab/go/cmd/*/*.go | sha256sum | cut -c-16)

@@ -51,7 +51,7 @@ func (f *fleet) startVMs(t *testing.T) {
 	for _, workload := range []string{"ingress", "backend", "web"} {
 		v.token[workload] = f.token(t, "vms-"+workload, "dataplane", "--mesh", "default", "--workload", workload)
 	}
-	f.agent(t, "gateway", v.ingress, "ingress", fmt.Sprintf("  listeners: [{type: ZoneIngress, name: ingress, port: 10001}]\n"))
+	f.agent(t, "gateway", v.ingress, "ingress", "  listeners: [{type: ZoneIngress, name: ingress, port: 10001}]\n")
 	f.run(t, v.backend, "app-backend", filepath.Join(f.images, "echo"), "serve", "--service", "backend", "--zone", "vms", "--instance", "vms-backend", "--linger", "0s",
 		"--http", "127.0.0.1:8080", "--grpc", "127.0.0.1:9090", "--tcp", "127.0.0.1:7070")
 	f.agent(t, "sidecar", v.backend, "backend", `  inbound:
