@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/zone/kube/cluster"
@@ -30,6 +31,9 @@ const (
 type Config struct {
 	// Zone is the name of this zone. Required.
 	Zone string
+	// Namespace of the control plane: there, or in a system namespace, are the zone's
+	// ingresses.
+	Namespace string
 	// Client of the cluster. Required.
 	Client *cluster.Client
 	// Sink takes what the cluster tells. Required.
@@ -73,11 +77,22 @@ func New(cfg Config) *Platform {
 	core := cfg.Client.Core
 	p.namespaces = cluster.NewTable(cluster.Typed(core, "namespaces", "", &corev1.Namespace{}), slimNamespace, follow(p, (*model).setNamespace))
 	p.nodes = cluster.NewTable(cluster.Typed(core, "nodes", "", &corev1.Node{}), slimNode, follow(p, (*model).setNode))
-	p.pods = cluster.NewTable(cluster.Typed(core, "pods", "", &corev1.Pod{}), slimPod, follow(p, (*model).setPod))
-	p.services = cluster.NewTable(cluster.Typed(core, "services", "", &corev1.Service{}), slimService, follow(p, (*model).setService))
+	p.pods = cluster.NewTable(cluster.Typed(core, "pods", "", &corev1.Pod{}), p.slimPod, follow(p, (*model).setPod))
+	p.services = cluster.NewTable(cluster.Typed(core, "services", "", &corev1.Service{}), p.slimService, follow(p, (*model).setService))
 	p.slices = cluster.NewTable(cluster.Typed(cfg.Client.Discovery, "endpointslices", "", &discoveryv1.EndpointSlice{}), slimSlice, follow(p, (*model).setSlice))
 	return p
 }
+
+// operators reports whether a namespace is the operator's: whoever else says that
+// their Service or pod is an ingress would send the traffic of other zones anywhere,
+// and be told of every service of the zone.
+func (p *Platform) operators(namespace string) bool {
+	return mesh.IsSystemNamespace(namespace) || p.cfg.Namespace != "" && namespace == p.cfg.Namespace
+}
+
+func (p *Platform) slimPod(o runtime.Object) *Pod { return slimPod(o, p.operators) }
+
+func (p *Platform) slimService(o runtime.Object) *Service { return slimService(o, p.operators) }
 
 // follow hands the changes of a table to the model.
 func follow[T cluster.Slim](p *Platform, set func(*model, cluster.Change[T])) func([]cluster.Change[T]) {

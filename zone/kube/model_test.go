@@ -57,6 +57,9 @@ func objects(t *testing.T, text []byte) []runtime.Object {
 	return out
 }
 
+// operators has, besides the real ones, one of the namespaces of random.
+func operators(namespace string) bool { return mesh.IsSystemNamespace(namespace) || namespace == "n0" }
+
 // put takes an object, or its end, into a model.
 func (m *model) put(o runtime.Object, gone bool) {
 	key := types.NamespacedName{Namespace: o.(metav1.Object).GetNamespace(), Name: o.(metav1.Object).GetName()}
@@ -66,9 +69,9 @@ func (m *model) put(o runtime.Object, gone bool) {
 	case *corev1.Node:
 		m.setNode(change(key, slimNode(o), gone))
 	case *corev1.Pod:
-		m.setPod(change(key, slimPod(o), gone))
+		m.setPod(change(key, slimPod(o, operators), gone))
 	case *corev1.Service:
-		m.setService(change(key, slimService(o), gone))
+		m.setService(change(key, slimService(o, operators), gone))
 	case *discoveryv1.EndpointSlice:
 		c := change(key, slimSlice(o), gone)
 		if s := m.namespace(key.Namespace).services[slimSlice(o).Service]; s != nil {

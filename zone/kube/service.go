@@ -76,10 +76,11 @@ func servicesOf(in serviceInput) ([]owned, []error) {
 // meshService makes one MeshService.
 func (in *serviceInput) meshService(name string, labels, selector map[string]string, addresses []string) (owned, error) {
 	s := in.service
-	match := map[string]string{mesh.LabelNamespace: s.Namespace}
+	match := map[string]string{}
 	for k, v := range selector {
 		match[mesh.CanonicalLabel(k)] = v
 	}
+	match[mesh.LabelNamespace] = s.Namespace // last: no selector reaches beyond it
 	spec := &mesh.MeshService{Selector: mesh.ServiceSelector{DataplaneLabels: &mesh.LabelSelector{MatchLabels: match}}, Ports: portsOf(s)}
 	all := map[string]string{}
 	for _, k := range slices.Sorted(maps.Keys(s.Labels)) {

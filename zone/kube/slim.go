@@ -141,11 +141,15 @@ func topologyLabels() []string {
 	return []string{corev1.LabelTopologyZone, corev1.LabelTopologyRegion, corev1.LabelHostname}
 }
 
-func slimPod(o runtime.Object) *Pod {
+// slimPod keeps of a pod what a Dataplane needs. In a namespace that is not the
+// operator's it is no zone proxy, whatever its labels say. A pod with the network of
+// its node has no proxy either, and the node's address is not one of the mesh.
+func slimPod(o runtime.Object, operators func(namespace string) bool) *Pod {
 	p := o.(*corev1.Pod)
 	out := &Pod{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID}}
 	annotations := mesh.CanonicalLabels(p.Annotations)
-	if annotations[annotationInjected] != "true" && mesh.CanonicalLabels(p.Labels)[labelZoneProxy] == "" {
+	proxy := operators(p.Namespace) && mesh.CanonicalLabels(p.Labels)[labelZoneProxy] != ""
+	if !proxy && (annotations[annotationInjected] != "true" || p.Spec.HostNetwork) {
 		return out
 	}
 	out.Injected, out.Labels, out.DeletionTimestamp = true, p.Labels, p.DeletionTimestamp
@@ -177,9 +181,14 @@ func slimPod(o runtime.Object) *Pod {
 	return out
 }
 
-func slimService(o runtime.Object) *Service {
+// slimService keeps of a Service what is read of it. In a namespace that is not the
+// operator's it leads to no zone proxy, whatever its labels say.
+func slimService(o runtime.Object, operators func(namespace string) bool) *Service {
 	s := o.(*corev1.Service)
 	out := &Service{ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: s.Name, UID: s.UID, Labels: mesh.CanonicalLabels(s.Labels), CreationTimestamp: s.CreationTimestamp}}
+	if !operators(s.Namespace) {
+		delete(out.Labels, labelZoneProxy)
+	}
 	if s.Spec.Type == corev1.ServiceTypeExternalName || len(s.Spec.Selector) == 0 {
 		return out
 	}

@@ -192,7 +192,7 @@ func (h *Host) Ready() <-chan struct{} { return h.ready }
 // Attach makes the parts that feed the engine and returns who may join. Call it
 // once, before Run.
 func (h *Host) Attach(e Engine) agents.Admitter {
-	h.platform = kube.New(kube.Config{Zone: h.cfg.Zone, Client: h.client, Sink: e, Changed: func() { h.routes.Changed() }, Log: h.cfg.Log, Registerer: h.cfg.Registerer})
+	h.platform = kube.New(kube.Config{Zone: h.cfg.Zone, Namespace: h.cfg.Namespace, Client: h.client, Sink: e, Changed: func() { h.routes.Changed() }, Log: h.cfg.Log, Registerer: h.cfg.Registerer})
 	h.routes = gateway.New(gateway.Config{Client: h.client, Zone: h.cfg.Zone, Sink: e, Leads: h.elector.Leads, Log: h.cfg.Log,
 		Service: func(namespace, name string) (gateway.Service, bool) {
 			s, ok := h.platform.Service(namespace, name)
