@@ -44,7 +44,7 @@ func (r *HTTPRouteRule) problems() Problems {
 	if r.Default.Filters != nil {
 		out.In("default.filters", filterList(*r.Default.Filters, prefixes))
 	}
-	out.In("default", backendRefs("backendRefs", r.Default.BackendRefs))
+	out.In("default", backendRefs("backendRefs", r.Default.BackendRefs, true))
 	return out
 }
 
@@ -198,6 +198,20 @@ func (f *HTTPFilter) problems(prefixes bool) Problems {
 		out.In("urlRewrite", f.URLRewrite.problems(prefixes))
 	case f.Type == FilterRequestMirror && f.RequestMirror != nil:
 		out.In("requestMirror", f.RequestMirror.problems())
+	}
+	return out
+}
+
+func backendFilters(list []BackendFilter) Problems {
+	var out Problems
+	out.count("", len(list), 0, maxParts)
+	for i, f := range list {
+		if at := indexPath("", i); f.Type != FilterRequestHeaderModifier && f.Type != FilterResponseHeaderModifier {
+			out.oneOf(at+".type", f.Type, FilterRequestHeaderModifier, FilterResponseHeaderModifier)
+		} else {
+			whole := HTTPFilter{Type: f.Type, RequestHeaderModifier: f.RequestHeaderModifier, ResponseHeaderModifier: f.ResponseHeaderModifier}
+			out.In(at, whole.problems(false))
+		}
 	}
 	return out
 }

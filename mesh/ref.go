@@ -27,6 +27,20 @@ type BackendRef struct {
 	Port uint32 `json:"port,omitempty"`
 	// Weight relative to the other backends; default 1, 0 sends nothing.
 	Weight *uint32 `json:"weight,omitempty"`
+	// Filters of the requests that go here, on top of the rule's; in a
+	// MeshHTTPRoute's backends only.
+	Filters []BackendFilter `json:"filters,omitempty"`
+}
+
+// BackendFilter is a filter that one backend of several can have; exactly the
+// field of its type is set.
+type BackendFilter struct {
+	// Type is RequestHeaderModifier or ResponseHeaderModifier.
+	Type string `json:"type" enum:"RequestHeaderModifier,ResponseHeaderModifier"`
+	// RequestHeaderModifier changes request headers.
+	RequestHeaderModifier *HeaderModifier `json:"requestHeaderModifier,omitempty"`
+	// ResponseHeaderModifier changes response headers.
+	ResponseHeaderModifier *HeaderModifier `json:"responseHeaderModifier,omitempty"`
 }
 
 // Match of an inbound rule. Given fields must all hold; at least one is required.

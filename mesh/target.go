@@ -166,13 +166,17 @@ func backendRef(b *BackendRef, byName, weighted bool) Problems {
 	if b.Weight != nil && !weighted {
 		out.Addf("weight", "must be absent: there is no other backend to weigh it against")
 	}
+	if len(b.Filters) > 0 && !weighted {
+		out.Addf("filters", "must be absent: only requests of a MeshHTTPRoute can be changed")
+	}
 	if b.Weight != nil && *b.Weight > maxWeight {
 		out.Addf("weight", "must be 0 to %d, not %d", maxWeight, *b.Weight)
 	}
 	return out
 }
 
-func backendRefs(field string, refs *[]BackendRef) Problems {
+// backendRefs checks a list with weights. With filters each may have its own.
+func backendRefs(field string, refs *[]BackendRef, filters bool) Problems {
 	var out Problems
 	if refs == nil {
 		return nil
@@ -182,6 +186,11 @@ func backendRefs(field string, refs *[]BackendRef) Problems {
 	for i := range *refs {
 		b := &(*refs)[i]
 		out.In(indexPath(field, i), backendRef(b, false, true))
+		if filters {
+			out.In(indexPath(field, i)+".filters", backendFilters(b.Filters))
+		} else if len(b.Filters) > 0 {
+			out.Addf(indexPath(field, i)+".filters", "must be absent: only requests of a MeshHTTPRoute can be changed")
+		}
 		if b.Weight == nil {
 			total++
 		} else {

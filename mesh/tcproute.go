@@ -57,7 +57,7 @@ func (s *MeshTCPRoute) Validate() Problems {
 			out.Addf(at, "must have exactly 1 item, not %d", len(rules))
 		}
 		for j := range rules {
-			out.In(indexPath(at, j)+".default", backendRefs("backendRefs", rules[j].Default.BackendRefs))
+			out.In(indexPath(at, j)+".default", backendRefs("backendRefs", rules[j].Default.BackendRefs, false))
 		}
 	}
 	return out

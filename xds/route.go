@@ -79,18 +79,28 @@ func outboundRoute(r *ir.Route) *routev3.Route {
 
 // backends spreads requests by weight. A share without a destination gets 500.
 func backends(action *routev3.RouteAction, list []ir.WeightedBackend) {
-	weighted := &routev3.WeightedCluster{}
+	weighted, filtered := &routev3.WeightedCluster{}, false
 	for _, b := range list {
 		if b.Weight > 0 {
-			weighted.Clusters = append(weighted.Clusters, &routev3.WeightedCluster_ClusterWeight{
-				Name: clusterOf(b), Weight: wrapperspb.UInt32(b.Weight),
-			})
+			cluster := &routev3.WeightedCluster_ClusterWeight{Name: clusterOf(b), Weight: wrapperspb.UInt32(b.Weight)}
+			for _, f := range b.Filters {
+				if m := f.RequestHeaderModifier; m != nil {
+					cluster.RequestHeadersToAdd = append(cluster.RequestHeadersToAdd, headers(m)...)
+					cluster.RequestHeadersToRemove = append(cluster.RequestHeadersToRemove, m.Remove...)
+				}
+				if m := f.ResponseHeaderModifier; m != nil {
+					cluster.ResponseHeadersToAdd = append(cluster.ResponseHeadersToAdd, headers(m)...)
+					cluster.ResponseHeadersToRemove = append(cluster.ResponseHeadersToRemove, m.Remove...)
+				}
+			}
+			weighted.Clusters = append(weighted.Clusters, cluster)
+			filtered = filtered || len(b.Filters) > 0
 		}
 	}
-	switch len(weighted.Clusters) {
-	case 0:
+	switch {
+	case len(weighted.Clusters) == 0:
 		action.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: unresolved}
-	case 1:
+	case len(weighted.Clusters) == 1 && !filtered:
 		action.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: weighted.Clusters[0].Name}
 	default:
 		action.ClusterSpecifier = &routev3.RouteAction_WeightedClusters{WeightedClusters: weighted}

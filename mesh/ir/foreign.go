@@ -106,6 +106,16 @@ func expression(kind, value string) error {
 	return err
 }
 
+// knownBackendFilters reports whether every filter's type has its configuration.
+func knownBackendFilters(list []mesh.BackendFilter) bool {
+	for _, f := range list {
+		if !knownFilter(mesh.HTTPFilter{Type: f.Type, RequestHeaderModifier: f.RequestHeaderModifier, ResponseHeaderModifier: f.ResponseHeaderModifier}) {
+			return false
+		}
+	}
+	return true
+}
+
 // knownFilter reports whether a filter's type has its configuration.
 func knownFilter(f mesh.HTTPFilter) bool {
 	switch f.Type {

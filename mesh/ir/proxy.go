@@ -244,6 +244,8 @@ type Mirror struct {
 type WeightedBackend struct {
 	Destination string
 	Weight      uint32
+	// Filters of the requests of this share, on top of the route's.
+	Filters []mesh.BackendFilter
 }
 
 // Destination is a cluster: one port of a MeshService or MeshMultiZoneService

@@ -250,15 +250,19 @@ func (b *compiler) backends(refs []mesh.BackendRef, source Source) []WeightedBac
 		if weight == 0 {
 			continue
 		}
-		name := ""
+		name, filters := "", []mesh.BackendFilter(nil)
 		if t, err := b.backendOf(source.Key, ref); err != nil {
 			b.problem(source.Key, "%s.default.backendRefs[%d]: %v", source.Path, i, err)
+		} else if !knownBackendFilters(ref.Filters) {
+			b.problem(source.Key, "%s.default.backendRefs[%d].filters: a type is not known or has no configuration: requests to this backend get 500", source.Path, i)
 		} else {
-			name = b.use(t)
+			name, filters = b.use(t), ref.Filters
 		}
-		at := slices.IndexFunc(out, func(w WeightedBackend) bool { return w.Destination == name })
+		at := slices.IndexFunc(out, func(w WeightedBackend) bool {
+			return w.Destination == name && len(w.Filters)+len(filters) == 0
+		})
 		if at < 0 {
-			out = append(out, WeightedBackend{Destination: name, Weight: weight})
+			out = append(out, WeightedBackend{Destination: name, Weight: weight, Filters: filters})
 			continue
 		}
 		out[at].Weight = addWeights(out[at].Weight, weight)

@@ -145,6 +145,9 @@ func (w *writer) destination(d *Destination) {
 func (w *writer) backends(depth int, list []WeightedBackend, source Source) {
 	for _, x := range list {
 		w.line(depth, "%d to %s%s", x.Weight, or(x.Destination, "nowhere"), from(source))
+		for _, f := range x.Filters {
+			w.line(depth+1, "filter %s", jsonText(f))
+		}
 	}
 }
 
