@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 
 	"github.com/go-logr/logr"
@@ -125,7 +126,11 @@ func (t *Table[T]) Synced() <-chan struct{} { return t.synced }
 // Run watches until ctx ends. While the API server does not answer the table
 // stays as it is, and tries again after up to 5 s.
 func (t *Table[T]) Run(ctx context.Context, c *Client) {
-	logger := logr.FromSlogHandler(c.log.Handler())
+	log := c.log
+	if log == nil { // a client that Connect did not make
+		log = slog.New(slog.DiscardHandler)
+	}
+	logger := logr.FromSlogHandler(log.Handler())
 	r := cache.NewReflectorWithOptions(t.source.lw, t.source.Object, &store[T]{t}, cache.ReflectorOptions{
 		Name: t.source.What, Logger: &logger, Backoff: retry(),
 	})

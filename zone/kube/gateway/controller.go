@@ -17,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/tombolo-mesh/tombolo/mesh"
@@ -30,6 +32,8 @@ const (
 	pause = 100 * time.Millisecond
 	// look is how often a cluster without the API is asked whether it has it now.
 	look = 10 * time.Second
+	// again is when a status that could not be written is tried again.
+	again = 5 * time.Second
 	// statusTimeout bounds one write of a status.
 	statusTimeout = 5 * time.Second
 )
@@ -60,9 +64,14 @@ type Controller struct {
 	ready  chan struct{}
 	once   sync.Once
 
-	mu sync.Mutex
-	// written are the statuses that this instance wrote, or found right, by route.
-	written map[string]gatewayv1.RouteStatus
+	// written are the statuses that this instance wrote, by route; Run's alone.
+	written map[types.UID]written
+}
+
+// written is a status, and the version of the route that it was written over.
+type written struct {
+	over   string
+	status gatewayv1.RouteStatus
 }
 
 // object is what is kept of a custom resource.
@@ -78,7 +87,7 @@ func New(cfg Config) *Controller {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Controller{cfg: cfg, wake: make(chan struct{}, 1), ready: make(chan struct{}), written: map[string]gatewayv1.RouteStatus{}}
+	c := &Controller{cfg: cfg, wake: make(chan struct{}, 1), ready: make(chan struct{}), written: map[types.UID]written{}}
 	table := func(version, resource, kind string) *cluster.Table[*object] {
 		gvr := schema.GroupVersionResource{Group: group, Version: version, Resource: resource}
 		return cluster.NewTable(cluster.Custom(cfg.Client, gvr, kind, ""), slim, func([]cluster.Change[*object]) { c.Changed() })
@@ -136,7 +145,8 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 	told := map[mesh.Key]mesh.Resource{}
 	for {
-		if err := c.tell(ctx, told, c.translate(ctx)); err != nil {
+		resources, complete := c.translate(ctx)
+		if err := c.tell(ctx, told, resources); err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -148,8 +158,13 @@ func (c *Controller) Run(ctx context.Context) error {
 		case <-quiet.C:
 		case <-ctx.Done():
 		}
+		var retry <-chan time.Time
+		if !complete {
+			retry = time.After(again)
+		}
 		select {
 		case <-c.wake:
+		case <-retry:
 		case <-ctx.Done():
 			return nil
 		}
@@ -236,13 +251,16 @@ func (c *Controller) installed(ctx context.Context) bool {
 	}
 }
 
-// translate says what all routes mean, and writes their statuses.
-func (c *Controller) translate(ctx context.Context) []mesh.Resource {
+// translate says what all routes mean, and writes their statuses; complete is false
+// when one has to be written again.
+func (c *Controller) translate(ctx context.Context) (out []mesh.Resource, complete bool) {
 	view := view{c: c, grants: c.readGrants()}
 	objects := append(c.https.List(), c.grpcs.List()...)
 	slices.SortFunc(objects, func(a, b *object) int { return strings.Compare(a.id(), b.id()) })
-	var out []mesh.Resource
+	complete = true
+	live := map[types.UID]bool{}
 	for _, o := range objects {
+		live[o.UID] = true
 		route, err := o.route()
 		if err != nil { // the API server validates; a newer one may have other forms
 			c.cfg.Log.Warn("route cannot be read", "route", o.id(), "error", err)
@@ -251,10 +269,11 @@ func (c *Controller) translate(ctx context.Context) []mesh.Resource {
 		t := Translate(route, view)
 		out = append(out, t.Resources...)
 		if c.cfg.Leads() {
-			c.writeStatus(ctx, o, t.Status)
+			complete = c.writeStatus(ctx, o, t.Status) && complete
 		}
 	}
-	return out
+	maps.DeleteFunc(c.written, func(id types.UID, _ written) bool { return !live[id] })
+	return out, complete
 }
 
 func (o *object) id() string { return o.kind + "/" + o.Namespace + "/" + o.Name }
@@ -278,7 +297,8 @@ func (o *object) route() (Route, error) {
 	}
 }
 
-func into(from map[string]any, to any) error {
+// into converts by way of JSON.
+func into(from, to any) error {
 	text, err := json.Marshal(from)
 	if err != nil {
 		return err
@@ -332,76 +352,108 @@ func (v view) Granted(kind, from, to, service string) bool {
 }
 
 // writeStatus puts this controller's conditions into a route's status, beside
-// those of others, if they are not there already.
-func (c *Controller) writeStatus(ctx context.Context, o *object, ours []gatewayv1.RouteParentStatus) {
-	var have gatewayv1.RouteStatus
-	if o.status != nil {
-		if err := into(o.status, &have); err != nil {
-			return
-		}
+// those of others, if they are not there already. It reports whether they are.
+func (c *Controller) writeStatus(ctx context.Context, o *object, ours []gatewayv1.RouteParentStatus) bool {
+	have, err := statusOf(o.status)
+	if err != nil {
+		c.cfg.Log.Warn("status of a route cannot be read", "route", o.id(), "error", err)
+		return true
 	}
-	next := merge(have, ours)
-	if reflect.DeepEqual(have, next) {
-		return
+	if w, ok := c.written[o.UID]; ok && w.over == o.ResourceVersion {
+		have = w.status // the watch has not shown it yet
 	}
-	c.mu.Lock()
-	same := reflect.DeepEqual(c.written[string(o.UID)], next)
-	c.mu.Unlock()
-	if same { // written, and not seen yet
-		return
+	if reflect.DeepEqual(have, merge(have, ours)) {
+		return true
 	}
-	resource := strings.ToLower(o.kind) + "s"
-	client := c.cfg.Client.Dynamic.Resource(schema.GroupVersionResource{Group: group, Version: "v1", Resource: resource}).Namespace(o.Namespace)
+	client := c.cfg.Client.Dynamic.Resource(schema.GroupVersionResource{Group: group, Version: "v1", Resource: strings.ToLower(o.kind) + "s"}).Namespace(o.Namespace)
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
+	// Another controller may have written its part meanwhile.
 	fresh, err := client.Get(ctx, o.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || err == nil && (fresh.GetUID() != o.UID || fresh.GetGeneration() != o.Generation) {
+		return true // the watch will say so
+	}
 	if err == nil {
-		var text []byte
-		if text, err = json.Marshal(next); err == nil {
-			var status map[string]any
-			if err = json.Unmarshal(text, &status); err == nil {
-				fresh.Object["status"] = status
-				_, err = client.UpdateStatus(ctx, fresh, metav1.UpdateOptions{})
-			}
-		}
+		err = c.updateStatus(ctx, client, o, fresh, ours)
 	}
-	if err != nil {
-		if !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-			c.cfg.Log.Warn("status of a route not written", "route", o.id(), "error", err)
-		}
-		return // the next change of the route, or its list, tries again
+	if err != nil && !apierrors.IsNotFound(err) {
+		c.cfg.Log.Warn("status of a route not written, trying again", "route", o.id(), "error", err)
+		return false
 	}
-	c.mu.Lock()
-	c.written[string(o.UID)] = next
-	c.mu.Unlock()
+	return true
 }
 
-// merge replaces this controller's parents. A condition that stays as it was
-// keeps the time of its last transition.
+func (c *Controller) updateStatus(ctx context.Context, client dynamic.ResourceInterface, o *object, fresh *unstructured.Unstructured, ours []gatewayv1.RouteParentStatus) error {
+	raw, _, err := unstructured.NestedMap(fresh.Object, "status")
+	if err != nil {
+		return err
+	}
+	have, err := statusOf(raw)
+	if err != nil {
+		return err
+	}
+	next := merge(have, ours)
+	if !reflect.DeepEqual(have, next) {
+		var status map[string]any
+		if err := into(next, &status); err != nil {
+			return err
+		}
+		fresh.Object["status"] = status
+		if _, err := client.UpdateStatus(ctx, fresh, metav1.UpdateOptions{}); err != nil {
+			return err
+		}
+	}
+	c.written[o.UID] = written{over: o.ResourceVersion, status: next}
+	return nil
+}
+
+// statusOf reads a status; its list of parents is never nil.
+func statusOf(raw map[string]any) (gatewayv1.RouteStatus, error) {
+	var out gatewayv1.RouteStatus
+	err := into(raw, &out)
+	if out.Parents == nil {
+		out.Parents = []gatewayv1.RouteParentStatus{}
+	}
+	return out, err
+}
+
+// merge puts this controller's parents in, each in the place that it has; those of
+// others stay. A condition that stays as it was keeps the time of its last
+// transition.
 func merge(have gatewayv1.RouteStatus, ours []gatewayv1.RouteParentStatus) gatewayv1.RouteStatus {
 	now := metav1.NewTime(time.Now().Truncate(time.Second))
-	var out gatewayv1.RouteStatus
+	out := gatewayv1.RouteStatus{Parents: []gatewayv1.RouteParentStatus{}}
+	placed := make([]bool, len(ours))
 	for _, p := range have.Parents {
 		if p.ControllerName != ControllerName {
 			out.Parents = append(out.Parents, p)
+			continue
+		}
+		at := slices.IndexFunc(ours, func(n gatewayv1.RouteParentStatus) bool { return reflect.DeepEqual(n.ParentRef, p.ParentRef) })
+		if at >= 0 && !placed[at] {
+			placed[at] = true
+			out.Parents = append(out.Parents, timed(ours[at], p.Conditions, now))
 		}
 	}
-	for _, p := range ours {
-		for i := range p.Conditions {
-			c := &p.Conditions[i]
-			c.LastTransitionTime = now
-			for _, old := range have.Parents {
-				if old.ControllerName != ControllerName || !reflect.DeepEqual(old.ParentRef, p.ParentRef) {
-					continue
-				}
-				for _, oc := range old.Conditions {
-					if oc.Type == c.Type && oc.Status == c.Status && oc.Reason == c.Reason {
-						c.LastTransitionTime = oc.LastTransitionTime
-					}
-				}
-			}
+	for i, p := range ours {
+		if !placed[i] {
+			out.Parents = append(out.Parents, timed(p, nil, now))
 		}
-		out.Parents = append(out.Parents, p)
 	}
 	return out
+}
+
+// timed gives conditions the times of their last transitions.
+func timed(p gatewayv1.RouteParentStatus, before []metav1.Condition, now metav1.Time) gatewayv1.RouteParentStatus {
+	p.Conditions = slices.Clone(p.Conditions)
+	for i := range p.Conditions {
+		c := &p.Conditions[i]
+		c.LastTransitionTime = now
+		for _, old := range before {
+			if old.Type == c.Type && old.Status == c.Status {
+				c.LastTransitionTime = old.LastTransitionTime
+			}
+		}
+	}
+	return p
 }

@@ -186,12 +186,19 @@ func (t *translator) rules() (rules []mesh.HTTPRouteRule, resolved *reason) {
 			refs := []mesh.BackendRef{}
 			for j := range in.Backends {
 				b := &in.Backends[j]
-				if len(b.Filters) > 0 {
-					t.refuse("%s.backendRefs[%d].filters: filters of a single backend are not supported", at, j)
-				}
 				ref, why := t.backend(&b.BackendRef)
 				if why != nil {
 					resolved = why
+				}
+				for k := range b.Filters {
+					f, _ := t.filter(&b.Filters[k])
+					switch {
+					case f == nil:
+					case f.RequestHeaderModifier == nil && f.ResponseHeaderModifier == nil:
+						t.refuse("%s.backendRefs[%d].filters[%d]: only headers can be changed for a single backend, not %s", at, j, k, f.Type)
+					default:
+						ref.Filters = append(ref.Filters, mesh.BackendFilter{Type: f.Type, RequestHeaderModifier: f.RequestHeaderModifier, ResponseHeaderModifier: f.ResponseHeaderModifier})
+					}
 				}
 				refs = append(refs, ref)
 			}

@@ -171,6 +171,9 @@ func (h *Host) leads(leads bool) {
 	}
 	if engine != nil {
 		engine.Leads(leads)
+		if leads { // routes are there since the engine is
+			h.routes.Changed() // statuses that the leader before did not write
+		}
 	}
 }
 
