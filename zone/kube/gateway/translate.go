@@ -3,6 +3,7 @@ package gateway
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -140,6 +141,13 @@ func (t *translator) attach(p gatewayv1.ParentReference, byRole map[string]*targ
 		if ref.SectionName = name; name == "" {
 			ref.SectionName = fmt.Sprint(*p.Port)
 		}
+	}
+	if p.SectionName != nil { // a port by its name
+		name := string(*p.SectionName)
+		if !slices.Contains(slices.Collect(maps.Values(svc.Ports)), name) || p.Port != nil && svc.Ports[int32(*p.Port)] != name {
+			return &reason{gatewayv1.RouteReasonNoMatchingParent, fmt.Sprintf("Service %s/%s has no such port named %s", namespace, p.Name, name)}
+		}
+		ref.SectionName = name
 	}
 	to := byRole[role]
 	if to == nil {
