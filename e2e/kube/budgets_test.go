@@ -133,9 +133,10 @@ func (f *fleet) changeTimes(t *testing.T) []time.Duration {
 			t.Fatal("no event of the API server within 10 s")
 		}
 		passes(t, 1500*time.Millisecond)
-		last := traffic.between(t, time.Time{}, time.Time{}).Last[pods[0]]
+		r := traffic.between(t, time.Time{}, time.Time{})
+		last := r.Last[pods[0]]
 		if last.IsZero() {
-			t.Fatalf("%s answered nothing before it was taken out", pods[0])
+			t.Fatalf("%s answered nothing before it was taken out: %v from %v", pods[0], r.Outcomes, r.From)
 		}
 		took = append(took, max(0, last.Sub(event)))
 		label(pods[0], "in")
