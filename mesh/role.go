@@ -113,6 +113,9 @@ func BackendOf(p *Resource, ref BackendRef) (BackendRef, error) {
 			return ref, fmt.Errorf("a policy for the callers of services of zone %s may send them to MeshServices of that zone only", p.Zone)
 		}
 		labels[LabelZone] = p.Zone
+		if labels[LabelNamespace] == "" { // not the oldest of whoever has such labels
+			labels[LabelNamespace] = ns
+		}
 	}
 	ref.Labels = labels
 	return ref, nil

@@ -97,7 +97,7 @@ func TestBackendOf(t *testing.T) {
 		{"a consumer's labels", mesh.RoleConsumer, service(map[string]string{"app": "x"}), map[string]string{"app": "x"}},
 		{"a producer's own", mesh.RoleProducer, service(name()), name(ns, "shop", zone, "west")},
 		{"a producer's zone", mesh.RoleProducer, service(name(ns, "bank")), name(ns, "bank", zone, "west")},
-		{"a producer's labels", mesh.RoleProducer, service(map[string]string{"app": "x"}), map[string]string{"app": "x", zone: "west"}},
+		{"a producer's labels", mesh.RoleProducer, service(map[string]string{"app": "x"}), map[string]string{"app": "x", ns: "shop", zone: "west"}},
 		{"a producer to another zone", mesh.RoleProducer, service(name(zone, "east")), nil},
 		{"a producer to many zones", mesh.RoleProducer, mesh.BackendRef{Kind: mesh.KindMeshMultiZoneService, Labels: name(), Port: 80}, nil},
 	} {

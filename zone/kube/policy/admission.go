@@ -104,6 +104,10 @@ func (v *Validator) check(k mesh.Kind, req *admissionv1.AdmissionRequest, before
 		return mesh.Problems{{Reason: err.Error()}}, nil
 	}
 	problems = m.ValidateIn(v.Zone)
+	if m.Decoded != nil {
+		own := owned(v.Zone, k, m.Resource.Name, after.Metadata.Namespace, nil)
+		problems = append(problems, confined(own, m.Decoded)...)
+	}
 	name := m.Resource.Mesh
 	if req.Operation == admissionv1.Update && k.Scope == mesh.ScopeMesh {
 		if was := meshOf(k, mesh.CanonicalLabels(before.Metadata.Labels)); was != name {

@@ -49,6 +49,13 @@ func timeout(namespace, more, spec string) string {
 	return fmt.Sprintf("apiVersion: tombolo.io/v1alpha1\nkind: MeshTimeout\nmetadata: {name: slow, namespace: %s%s}\nspec: %s\n", namespace, more, spec)
 }
 
+// route is a MeshHTTPRoute that sends, and copies, to a namespace.
+func route(namespace, to, backend string) string {
+	ref := "{kind: MeshService, labels: {kuma.io/display-name: v2, k8s.kuma.io/namespace: " + backend + "}, port: 80}"
+	return fmt.Sprintf("apiVersion: tombolo.io/v1alpha1\nkind: MeshHTTPRoute\nmetadata: {name: r, namespace: %s}\nspec: {to: [{targetRef: {kind: MeshService, labels: %s}, rules: [{"+
+		"matches: [{path: {type: PathPrefix, value: /}}], default: {backendRefs: [%s], filters: [{type: RequestMirror, requestMirror: {backendRef: %s}}]}}]}]}\n", namespace, to, ref, ref)
+}
+
 const (
 	toOwn = `{to: [{targetRef: {kind: MeshService, labels: {kuma.io/display-name: web}}, default: {idleTimeout: 1s}}]}`
 	toAll = `{to: [{targetRef: {kind: Mesh}, default: {idleTimeout: 1s}}]}`
@@ -97,7 +104,17 @@ func TestReview(t *testing.T) {
 		{what: "a patch of containers", op: create, object: "apiVersion: tombolo.io/v1alpha1\nkind: ContainerPatch\nmetadata: {name: g, namespace: tombolo-system}\nspec: {sidecarPatch: [{op: add, path: /x, value: {a: [1]}}]}\n"},
 		{what: "a bad patch of containers", op: create, object: "apiVersion: tombolo.io/v1alpha1\nkind: ContainerPatch\nmetadata: {name: g, namespace: tombolo-system}\nspec: {sidecarPatch: [{op: ad, path: /x, value: 1}], x: 1}\n",
 			says: []string{"spec.sidecarPatch[0].op: must be add", "spec.x: unknown field"}},
-		{what: "a service", op: create, object: "apiVersion: tombolo.io/v1alpha1\nkind: MeshService\nmetadata: {name: db, namespace: shop}\nspec: {selector: {dataplaneLabels: {matchLabels: {app: db}}}, ports: [{port: 5432}]}\n"},
+		{what: "a service", op: create, object: "apiVersion: tombolo.io/v1alpha1\nkind: MeshService\nmetadata: {name: db, namespace: shop}\nspec: {selector: {dataplaneLabels: {matchLabels: {app: db, k8s.kuma.io/namespace: shop}}}, ports: [{port: 5432}]}\n"},
+		{what: "a service of others' pods", op: create, object: "apiVersion: tombolo.io/v1alpha1\nkind: MeshService\nmetadata: {name: db, namespace: shop}\nspec: {selector: {dataplaneLabels: {matchLabels: {app: db}}}, ports: [{port: 5432}]}\n",
+			says: []string{"matchLabels: must have k8s.tombolo.io/namespace: shop"}},
+		{what: "a service of another's pod", op: create, object: "apiVersion: tombolo.io/v1alpha1\nkind: MeshService\nmetadata: {name: db, namespace: shop}\nspec: {selector: {dataplaneRef: {name: db-0.bank}}, ports: [{port: 5432}]}\n",
+			says: []string{"dataplaneRef.name: must be <pod>.shop"}},
+		{what: "the operator's service of anyone's pods", op: create, object: "apiVersion: tombolo.io/v1alpha1\nkind: MeshService\nmetadata: {name: db, namespace: tombolo-system}\nspec: {selector: {dataplaneLabels: {matchLabels: {app: db}}}, ports: [{port: 5432}]}\n"},
+		{what: "a producer's route to itself", op: create, object: route("shop", "{kuma.io/display-name: web}", "shop")},
+		{what: "a producer's route to others", op: create, object: route("shop", "{kuma.io/display-name: web}", "bank"), says: []string{
+			`spec.to[0].rules[0].default.backendRefs[0].labels["k8s.tombolo.io/namespace"]: must be "shop" or absent`, `filters[0].requestMirror.backendRef.labels`}},
+		{what: "a consumer's route to others", op: create, object: route("shop", "{kuma.io/display-name: web, k8s.kuma.io/namespace: bank}", "bank")},
+		{what: "the operator's route", op: create, object: route("tombolo-system", "{kuma.io/display-name: web}", "bank")},
 		{what: "a service whose name is no label", op: create, object: "apiVersion: tombolo.io/v1alpha1\nkind: MeshService\nmetadata: {name: db.v1, namespace: shop}\nspec: {ports: [{port: 5432}]}\n", says: []string{"metadata.name"}},
 		{what: "a kind of a newer chart", op: create, object: "apiVersion: tombolo.io/v1alpha1\nkind: MeshTomorrow\nmetadata: {name: x, namespace: shop}\nspec: {}\n"},
 	} {

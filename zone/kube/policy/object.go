@@ -98,6 +98,7 @@ func resourceOf(zone string, k mesh.Kind, o *object) (mesh.Resource, mesh.Proble
 	labels, more := mesh.ComputeLabels(r, spec, mesh.EnvKubernetes)
 	r.Labels = labels
 	problems = append(problems, more...)
+	problems = append(problems, confined(r, spec)...)
 	// The rest is what other zones and global would refuse too.
 	if len(problems) == 0 {
 		problems = mesh.CheckFact(zone, mesh.NormalizeFact(zone, r), nil)
