@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"regexp"
@@ -66,6 +67,21 @@ func (a *admin) ready(ctx context.Context) error {
 	}
 	return a.configured(ctx)
 }
+
+// sendAway asks callers to take their next requests elsewhere; what is in flight is
+// answered, and who comes all the same too.
+func (a *admin) sendAway(ctx context.Context, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if err := a.post(ctx, inboundDrain); err != nil {
+		log.Warn("callers are not asked to go", "error", err)
+		return
+	}
+	log.Info("terminating: callers are asked to go")
+}
+
+// inboundDrain ends keep-alive of inbound connections; the listeners stay.
+const inboundDrain = "/drain_listeners?graceful&skip_exit&inboundonly"
 
 // configured asks whether Envoy has got listeners from the zone: without a zone, it
 // gives up waiting after a while and says that it is ready, with none.

@@ -387,6 +387,8 @@ func (s *session) receive(ctx context.Context, f *agentv1.ZoneFrame) error {
 		s.cfg.renew.signed(m.Signed)
 	case *agentv1.ZoneFrame_Resign:
 		s.cfg.renew.resign()
+	case *agentv1.ZoneFrame_Terminating:
+		s.cfg.admin.sendAway(ctx, s.cfg.log)
 	case *agentv1.ZoneFrame_Names:
 		if s.cfg.names != nil {
 			s.cfg.names.Apply(m.Names)

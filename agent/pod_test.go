@@ -125,3 +125,38 @@ func TestPodConfig(t *testing.T) {
 		}
 	}
 }
+
+// TestTerminating: while a pod ends, its proxy asks callers to go, and answers those
+// who come all the same.
+func TestTerminating(t *testing.T) {
+	z := newFakeZone(t)
+	startApp(t, z, hello)
+	z.start()
+	cfg := podConfig(t, z)
+	startConfigured(t, z, cfg)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := Wait(ctx, cfg.ReadinessAddress); err != nil {
+		t.Fatal(err)
+	}
+	keep := z.client()
+	if _, closing, err := z.call(ctx, keep, "/"); err != nil || closing {
+		t.Fatalf("before: closing %v, %v", closing, err)
+	}
+	if err := get(z, func() *fakeStream { return z.agent }).send(&agentv1.ZoneFrame{Frame: &agentv1.ZoneFrame_Terminating{Terminating: &agentv1.Terminating{}}}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "callers are asked to go", func() bool {
+		_, closing, err := z.call(ctx, keep, "/")
+		if err != nil {
+			t.Errorf("while terminating: %v", err)
+		}
+		return closing || err != nil
+	})
+	if _, _, err := z.call(ctx, z.client(), "/"); err != nil {
+		t.Errorf("a new connection: %v", err)
+	}
+	if err := Wait(ctx, cfg.ReadinessAddress); err != nil {
+		t.Errorf("ready no more: %v", err)
+	}
+}

@@ -25,11 +25,11 @@ type relay struct {
 
 	mu     sync.Mutex
 	target string
-	open   map[net.Conn]bool // ends at Envoy
+	open   map[net.Conn]net.Conn // Envoy's end, to the zone's once it is there
 	closed bool
 }
 
-func newRelay(log *slog.Logger) *relay { return &relay{log: log, open: map[net.Conn]bool{}} }
+func newRelay(log *slog.Logger) *relay { return &relay{log: log, open: map[net.Conn]net.Conn{}} }
 
 // lead leads what comes from now on to another address, and ends what leads elsewhere:
 // Envoy connects again at once, and is told only what it has not.
@@ -43,8 +43,17 @@ func (r *relay) lead(address string) {
 		r.log.Info("envoy follows to another instance of the zone", "from", r.target, "to", address)
 	}
 	r.target = address
-	for c := range r.open {
-		_ = c.Close() // both copies end
+	r.end()
+}
+
+// end closes both ends of everything, so that no copy waits on either. The caller
+// holds the lock.
+func (r *relay) end() {
+	for envoy, zone := range r.open {
+		_ = envoy.Close()
+		if zone != nil {
+			_ = zone.Close()
+		}
 	}
 }
 
@@ -55,9 +64,7 @@ func (r *relay) serve(ctx context.Context, listener net.Listener) error {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.closed = true
-		for c := range r.open {
-			_ = c.Close()
-		}
+		r.end()
 	})
 	defer stop()
 	var all sync.WaitGroup
@@ -85,7 +92,7 @@ func (r *relay) admit(c net.Conn) (target string, ok bool) {
 	if r.closed || r.target == "" || len(r.open) >= maxRelayed {
 		return "", false
 	}
-	r.open[c] = true
+	r.open[c] = nil
 	return r.target, true
 }
 
@@ -104,6 +111,10 @@ func (r *relay) carry(ctx context.Context, envoy net.Conn, target string) {
 		r.log.Debug("zone not reached for envoy", "address", target, "error", err)
 		return // Envoy tries again
 	}
+	if !r.join(envoy, zone, target) {
+		_ = zone.Close()
+		return
+	}
 	done := make(chan struct{})
 	go func() { // ends when either connection is closed, which happens below
 		defer close(done)
@@ -114,4 +125,16 @@ func (r *relay) carry(ctx context.Context, envoy net.Conn, target string) {
 	_ = envoy.Close()
 	_ = zone.Close()
 	<-done
+}
+
+// join makes a connection to the zone the other end of Envoy's, unless it leads to
+// where nothing shall lead any more.
+func (r *relay) join(envoy, zone net.Conn, target string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed || r.target != target {
+		return false
+	}
+	r.open[envoy] = zone
+	return true
 }

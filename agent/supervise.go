@@ -192,7 +192,7 @@ func (s *supervisor) drain(live context.Context, envoy *process) error {
 func (s *supervisor) drainEnvoy(live context.Context, envoy *process) error {
 	ctx, cancel := context.WithTimeout(live, s.cfg.StopTimeout)
 	defer cancel()
-	listeners := "/drain_listeners?graceful&skip_exit&inboundonly"
+	listeners := inboundDrain
 	if s.cfg.Gateway {
 		listeners = "/drain_listeners?graceful&skip_exit"
 	}

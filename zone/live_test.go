@@ -97,9 +97,16 @@ func (l *live) push(changes ...mesh.Change) mesh.Revision {
 // agent is a member's other half.
 type agent struct {
 	agents.Control
-	mu       sync.Mutex
-	resigned int
-	closed   error
+	mu          sync.Mutex
+	resigned    int
+	terminating int
+	closed      error
+}
+
+func (a *agent) Terminating() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.terminating++
 }
 
 func (a *agent) Resign() {

@@ -179,6 +179,9 @@ func (e *engine) join(b *batch, in agents.Proxy) {
 	p.instance, p.control, p.agent, p.envoy = in.Instance, in.Control, in.AgentVersion, in.EnvoyVersion
 	p.notReady = slices.Sorted(slices.Values(in.NotReady))
 	p.presence, p.draining, p.lostAt = present, p.pod != nil && p.pod.Draining, time.Time{}
+	if p.draining && in.Control != nil {
+		b.after = append(b.after, in.Control.Terminating)
+	}
 	e.liveness.back(p.resource.Key)
 	e.unsaved[p.resource.Key] = true
 	e.dirty[p.unit] = true

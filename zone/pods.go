@@ -79,6 +79,11 @@ func (e *engine) takePod(b *batch, k mesh.Key, pod *platform.Pod) {
 		p.presence, p.draining, p.lostAt, p.instance, p.warm = present, false, time.Time{}, "", false
 		e.liveness.back(k)
 	}
+	if control := p.control; control != nil && pod.Draining && (p.pod == nil || !p.pod.Draining) {
+		// It is out of endpoint sets with this batch; those who are connected, through
+		// ingresses of other zones above all, have to be sent away.
+		b.after = append(b.after, control.Terminating)
+	}
 	p.pod, p.resource, p.spec = pod, pod.Resource, pod.Spec
 	p.draining = p.draining || pod.Draining
 	e.dirty[p.unit] = true

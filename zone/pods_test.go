@@ -113,12 +113,19 @@ func TestPodsArePresentByTheAPIServer(t *testing.T) {
 	down.NotReady = []string{"http"}
 	_ = r.turn(tell(r.e, platform.Batch{Pods: map[mesh.Key]*platform.Pod{podKey("web-a"): &down}}))
 	want("a port is not ready", "10.1.0.2")
+	_ = r.turn(func(b *batch) { r.e.join(b, joining) })
 	ends := *a
 	ends.Draining = true
 	_ = r.turn(tell(r.e, platform.Batch{Pods: map[mesh.Key]*platform.Pod{podKey("web-a"): &ends}}))
 	want("it is being deleted", "10.1.0.2")
+	_ = r.turn(tell(r.e, platform.Batch{Pods: map[mesh.Key]*platform.Pod{podKey("web-a"): &ends}}))
 
+	later := &agent{}
+	joining.Control = later
 	_ = r.turn(func(b *batch) { joining.Instance = "j"; r.e.join(b, joining) })
+	if control.terminating != 1 || later.terminating != 1 {
+		t.Errorf("agents were told of the end: %d times the one that was there, %d times the one that came later", control.terminating, later.terminating)
+	}
 	want("its agent is back, and it is being deleted still", "10.1.0.2")
 	next := *a
 	next.UID = "another"

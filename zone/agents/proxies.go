@@ -75,6 +75,8 @@ type Proxy struct {
 type Control interface {
 	// Resign asks for a new certificate request.
 	Resign()
+	// Terminating tells that the workload is about to end.
+	Terminating()
 	// Inspect copies the answer of Envoy's admin API for a path.
 	Inspect(ctx context.Context, path string, w io.Writer) error
 	// Close ends the stream with a reason, for example since another instance came.

@@ -48,6 +48,7 @@ type stream struct {
 	ended  chan error                // from the receiver, capacity 1
 	out    chan *agentv1.ZoneFrame   // from workers and Inspect; unbuffered
 	resign chan struct{}             // capacity 1: asking twice is asking once
+	ending chan struct{}             // capacity 1
 	kicked chan error                // capacity 1: the first reason counts
 	done   chan struct{}             // closed when run is over
 	signs  chan *agentv1.SignRequest // capacity 1: more than one waiting is refused
@@ -63,7 +64,7 @@ type stream struct {
 func newStream(s *Server, rpc agentv1.AgentService_ConnectServer, c Credential) *stream {
 	return &stream{server: s, rpc: rpc, credential: c,
 		in: make(chan *agentv1.AgentFrame), ended: make(chan error, 1), out: make(chan *agentv1.ZoneFrame),
-		resign: make(chan struct{}, 1), kicked: make(chan error, 1), done: make(chan struct{}),
+		resign: make(chan struct{}, 1), ending: make(chan struct{}, 1), kicked: make(chan error, 1), done: make(chan struct{}),
 		signs: make(chan *agentv1.SignRequest, 1), drains: make(chan struct{}, 1), inspections: map[uint64]*inspection{}}
 }
 
@@ -136,6 +137,8 @@ func (st *stream) run(ctx context.Context, registered *agentv1.Registered) error
 			err = st.rpc.Send(f)
 		case <-st.resign:
 			err = st.rpc.Send(&agentv1.ZoneFrame{Frame: &agentv1.ZoneFrame_Resign{Resign: &agentv1.Resign{}}})
+		case <-st.ending:
+			err = st.rpc.Send(&agentv1.ZoneFrame{Frame: &agentv1.ZoneFrame_Terminating{Terminating: &agentv1.Terminating{}}})
 		case <-st.names.changed:
 			err = st.sendNames()
 		}
@@ -244,6 +247,14 @@ func (st *stream) drainer(ctx context.Context) {
 			}
 			st.put(ctx, &agentv1.ZoneFrame{Frame: &agentv1.ZoneFrame_Drained{Drained: &agentv1.Drained{}}})
 		}
+	}
+}
+
+// Terminating implements Control.
+func (st *stream) Terminating() {
+	select {
+	case st.ending <- struct{}{}:
+	default:
 	}
 }
 

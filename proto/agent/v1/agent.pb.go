@@ -168,6 +168,7 @@ type ZoneFrame struct {
 	//	*ZoneFrame_Inspect
 	//	*ZoneFrame_Resign
 	//	*ZoneFrame_Names
+	//	*ZoneFrame_Terminating
 	Frame         isZoneFrame_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -264,6 +265,15 @@ func (x *ZoneFrame) GetNames() *Names {
 	return nil
 }
 
+func (x *ZoneFrame) GetTerminating() *Terminating {
+	if x != nil {
+		if x, ok := x.Frame.(*ZoneFrame_Terminating); ok {
+			return x.Terminating
+		}
+	}
+	return nil
+}
+
 type isZoneFrame_Frame interface {
 	isZoneFrame_Frame()
 }
@@ -292,6 +302,10 @@ type ZoneFrame_Names struct {
 	Names *Names `protobuf:"bytes,6,opt,name=names,proto3,oneof"`
 }
 
+type ZoneFrame_Terminating struct {
+	Terminating *Terminating `protobuf:"bytes,7,opt,name=terminating,proto3,oneof"`
+}
+
 func (*ZoneFrame_Registered) isZoneFrame_Frame() {}
 
 func (*ZoneFrame_Signed) isZoneFrame_Frame() {}
@@ -303,6 +317,8 @@ func (*ZoneFrame_Inspect) isZoneFrame_Frame() {}
 func (*ZoneFrame_Resign) isZoneFrame_Frame() {}
 
 func (*ZoneFrame_Names) isZoneFrame_Frame() {}
+
+func (*ZoneFrame_Terminating) isZoneFrame_Frame() {}
 
 // Register opens the stream.
 type Register struct {
@@ -907,6 +923,44 @@ func (*Drained) Descriptor() ([]byte, []int) {
 	return file_proto_agent_v1_agent_proto_rawDescGZIP(), []int{10}
 }
 
+// Terminating tells that the platform is about to end the proxy's workload: callers
+// are asked to go while the application still answers them.
+type Terminating struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Terminating) Reset() {
+	*x = Terminating{}
+	mi := &file_proto_agent_v1_agent_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Terminating) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Terminating) ProtoMessage() {}
+
+func (x *Terminating) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_agent_v1_agent_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Terminating.ProtoReflect.Descriptor instead.
+func (*Terminating) Descriptor() ([]byte, []int) {
+	return file_proto_agent_v1_agent_proto_rawDescGZIP(), []int{11}
+}
+
 // Names is a part of the table of names of the mesh, sent after registered if it
 // was asked for, and when it changes.
 type Names struct {
@@ -926,7 +980,7 @@ type Names struct {
 
 func (x *Names) Reset() {
 	*x = Names{}
-	mi := &file_proto_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_proto_agent_v1_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -938,7 +992,7 @@ func (x *Names) String() string {
 func (*Names) ProtoMessage() {}
 
 func (x *Names) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_proto_agent_v1_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -951,7 +1005,7 @@ func (x *Names) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Names.ProtoReflect.Descriptor instead.
 func (*Names) Descriptor() ([]byte, []int) {
-	return file_proto_agent_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_proto_agent_v1_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Names) GetReset_() bool {
@@ -997,7 +1051,7 @@ type Name struct {
 
 func (x *Name) Reset() {
 	*x = Name{}
-	mi := &file_proto_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_proto_agent_v1_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1009,7 +1063,7 @@ func (x *Name) String() string {
 func (*Name) ProtoMessage() {}
 
 func (x *Name) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_proto_agent_v1_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1022,7 +1076,7 @@ func (x *Name) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Name.ProtoReflect.Descriptor instead.
 func (*Name) Descriptor() ([]byte, []int) {
-	return file_proto_agent_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_proto_agent_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Name) GetName() string {
@@ -1058,7 +1112,7 @@ type InspectRequest struct {
 
 func (x *InspectRequest) Reset() {
 	*x = InspectRequest{}
-	mi := &file_proto_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_proto_agent_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1070,7 +1124,7 @@ func (x *InspectRequest) String() string {
 func (*InspectRequest) ProtoMessage() {}
 
 func (x *InspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_proto_agent_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1083,7 +1137,7 @@ func (x *InspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectRequest.ProtoReflect.Descriptor instead.
 func (*InspectRequest) Descriptor() ([]byte, []int) {
-	return file_proto_agent_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_proto_agent_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *InspectRequest) GetId() uint64 {
@@ -1113,7 +1167,7 @@ type InspectResponse struct {
 
 func (x *InspectResponse) Reset() {
 	*x = InspectResponse{}
-	mi := &file_proto_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_proto_agent_v1_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1179,7 @@ func (x *InspectResponse) String() string {
 func (*InspectResponse) ProtoMessage() {}
 
 func (x *InspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_proto_agent_v1_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +1192,7 @@ func (x *InspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectResponse.ProtoReflect.Descriptor instead.
 func (*InspectResponse) Descriptor() ([]byte, []int) {
-	return file_proto_agent_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_proto_agent_v1_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *InspectResponse) GetId() uint64 {
@@ -1181,7 +1235,7 @@ const file_proto_agent_v1_agent_proto_rawDesc = "" +
 	"\x06health\x18\x03 \x01(\v2\x18.tombolo.agent.v1.HealthH\x00R\x06health\x12/\n" +
 	"\x05drain\x18\x04 \x01(\v2\x17.tombolo.agent.v1.DrainH\x00R\x05drain\x12=\n" +
 	"\ainspect\x18\x05 \x01(\v2!.tombolo.agent.v1.InspectResponseH\x00R\ainspectB\a\n" +
-	"\x05frame\"\xe2\x02\n" +
+	"\x05frame\"\xa5\x03\n" +
 	"\tZoneFrame\x12>\n" +
 	"\n" +
 	"registered\x18\x01 \x01(\v2\x1c.tombolo.agent.v1.RegisteredH\x00R\n" +
@@ -1190,7 +1244,8 @@ const file_proto_agent_v1_agent_proto_rawDesc = "" +
 	"\adrained\x18\x03 \x01(\v2\x19.tombolo.agent.v1.DrainedH\x00R\adrained\x12<\n" +
 	"\ainspect\x18\x04 \x01(\v2 .tombolo.agent.v1.InspectRequestH\x00R\ainspect\x122\n" +
 	"\x06resign\x18\x05 \x01(\v2\x18.tombolo.agent.v1.ResignH\x00R\x06resign\x12/\n" +
-	"\x05names\x18\x06 \x01(\v2\x17.tombolo.agent.v1.NamesH\x00R\x05namesB\a\n" +
+	"\x05names\x18\x06 \x01(\v2\x17.tombolo.agent.v1.NamesH\x00R\x05names\x12A\n" +
+	"\vterminating\x18\a \x01(\v2\x1d.tombolo.agent.v1.TerminatingH\x00R\vterminatingB\a\n" +
 	"\x05frame\"\xfe\x01\n" +
 	"\bRegister\x12\x1c\n" +
 	"\tdataplane\x18\x01 \x01(\fR\tdataplane\x12\x1a\n" +
@@ -1233,7 +1288,8 @@ const file_proto_agent_v1_agent_proto_rawDesc = "" +
 	"\x06Health\x12\x1b\n" +
 	"\tnot_ready\x18\x01 \x03(\tR\bnotReady\"\a\n" +
 	"\x05Drain\"\t\n" +
-	"\aDrained\"u\n" +
+	"\aDrained\"\r\n" +
+	"\vTerminating\"u\n" +
 	"\x05Names\x12\x14\n" +
 	"\x05reset\x18\x01 \x01(\bR\x05reset\x12(\n" +
 	"\x03set\x18\x02 \x03(\v2\x16.tombolo.agent.v1.NameR\x03set\x12\x18\n" +
@@ -1267,7 +1323,7 @@ func file_proto_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_proto_agent_v1_agent_proto_rawDescData
 }
 
-var file_proto_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_proto_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_proto_agent_v1_agent_proto_goTypes = []any{
 	(*AgentFrame)(nil),            // 0: tombolo.agent.v1.AgentFrame
 	(*ZoneFrame)(nil),             // 1: tombolo.agent.v1.ZoneFrame
@@ -1280,35 +1336,37 @@ var file_proto_agent_v1_agent_proto_goTypes = []any{
 	(*Health)(nil),                // 8: tombolo.agent.v1.Health
 	(*Drain)(nil),                 // 9: tombolo.agent.v1.Drain
 	(*Drained)(nil),               // 10: tombolo.agent.v1.Drained
-	(*Names)(nil),                 // 11: tombolo.agent.v1.Names
-	(*Name)(nil),                  // 12: tombolo.agent.v1.Name
-	(*InspectRequest)(nil),        // 13: tombolo.agent.v1.InspectRequest
-	(*InspectResponse)(nil),       // 14: tombolo.agent.v1.InspectResponse
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*Terminating)(nil),           // 11: tombolo.agent.v1.Terminating
+	(*Names)(nil),                 // 12: tombolo.agent.v1.Names
+	(*Name)(nil),                  // 13: tombolo.agent.v1.Name
+	(*InspectRequest)(nil),        // 14: tombolo.agent.v1.InspectRequest
+	(*InspectResponse)(nil),       // 15: tombolo.agent.v1.InspectResponse
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
 }
 var file_proto_agent_v1_agent_proto_depIdxs = []int32{
 	2,  // 0: tombolo.agent.v1.AgentFrame.register:type_name -> tombolo.agent.v1.Register
 	5,  // 1: tombolo.agent.v1.AgentFrame.sign:type_name -> tombolo.agent.v1.SignRequest
 	8,  // 2: tombolo.agent.v1.AgentFrame.health:type_name -> tombolo.agent.v1.Health
 	9,  // 3: tombolo.agent.v1.AgentFrame.drain:type_name -> tombolo.agent.v1.Drain
-	14, // 4: tombolo.agent.v1.AgentFrame.inspect:type_name -> tombolo.agent.v1.InspectResponse
+	15, // 4: tombolo.agent.v1.AgentFrame.inspect:type_name -> tombolo.agent.v1.InspectResponse
 	3,  // 5: tombolo.agent.v1.ZoneFrame.registered:type_name -> tombolo.agent.v1.Registered
 	6,  // 6: tombolo.agent.v1.ZoneFrame.signed:type_name -> tombolo.agent.v1.Signed
 	10, // 7: tombolo.agent.v1.ZoneFrame.drained:type_name -> tombolo.agent.v1.Drained
-	13, // 8: tombolo.agent.v1.ZoneFrame.inspect:type_name -> tombolo.agent.v1.InspectRequest
+	14, // 8: tombolo.agent.v1.ZoneFrame.inspect:type_name -> tombolo.agent.v1.InspectRequest
 	7,  // 9: tombolo.agent.v1.ZoneFrame.resign:type_name -> tombolo.agent.v1.Resign
-	11, // 10: tombolo.agent.v1.ZoneFrame.names:type_name -> tombolo.agent.v1.Names
-	4,  // 11: tombolo.agent.v1.Registered.probes:type_name -> tombolo.agent.v1.Probe
-	15, // 12: tombolo.agent.v1.Signed.not_after:type_name -> google.protobuf.Timestamp
-	15, // 13: tombolo.agent.v1.Signed.renew_at:type_name -> google.protobuf.Timestamp
-	12, // 14: tombolo.agent.v1.Names.set:type_name -> tombolo.agent.v1.Name
-	0,  // 15: tombolo.agent.v1.AgentService.Connect:input_type -> tombolo.agent.v1.AgentFrame
-	1,  // 16: tombolo.agent.v1.AgentService.Connect:output_type -> tombolo.agent.v1.ZoneFrame
-	16, // [16:17] is the sub-list for method output_type
-	15, // [15:16] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	12, // 10: tombolo.agent.v1.ZoneFrame.names:type_name -> tombolo.agent.v1.Names
+	11, // 11: tombolo.agent.v1.ZoneFrame.terminating:type_name -> tombolo.agent.v1.Terminating
+	4,  // 12: tombolo.agent.v1.Registered.probes:type_name -> tombolo.agent.v1.Probe
+	16, // 13: tombolo.agent.v1.Signed.not_after:type_name -> google.protobuf.Timestamp
+	16, // 14: tombolo.agent.v1.Signed.renew_at:type_name -> google.protobuf.Timestamp
+	13, // 15: tombolo.agent.v1.Names.set:type_name -> tombolo.agent.v1.Name
+	0,  // 16: tombolo.agent.v1.AgentService.Connect:input_type -> tombolo.agent.v1.AgentFrame
+	1,  // 17: tombolo.agent.v1.AgentService.Connect:output_type -> tombolo.agent.v1.ZoneFrame
+	17, // [17:18] is the sub-list for method output_type
+	16, // [16:17] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_proto_agent_v1_agent_proto_init() }
@@ -1330,6 +1388,7 @@ func file_proto_agent_v1_agent_proto_init() {
 		(*ZoneFrame_Inspect)(nil),
 		(*ZoneFrame_Resign)(nil),
 		(*ZoneFrame_Names)(nil),
+		(*ZoneFrame_Terminating)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1337,7 +1396,7 @@ func file_proto_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_agent_v1_agent_proto_rawDesc), len(file_proto_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
