@@ -90,19 +90,17 @@ func (s *Store) flush(ctx context.Context) error {
 	next := s.tables.shared(s.cfg.Zone)
 	var contents [shards]shard
 	var errs []error
+	var unfit [shards]bool
 	for n, is := range dirty {
 		if !is {
 			continue
 		}
 		var err error
 		if contents[n], err = s.tables.shard(n); err != nil {
-			errs = append(errs, err)
+			errs, unfit[n] = append(errs, err), true
 		}
 	}
 	s.mu.Unlock()
-	if len(errs) > 0 {
-		return errors.Join(errs...)
-	}
 	again := func(err error) error {
 		s.mu.Lock()
 		for i := range dirty {
@@ -113,12 +111,20 @@ func (s *Store) flush(ctx context.Context) error {
 		return err
 	}
 	for n, is := range dirty {
-		if !is {
+		if !is || unfit[n] {
 			continue
 		}
-		if err := s.put(ctx, shardName(n), contents[n]); err != nil {
-			return again(err)
+		switch err := s.put(ctx, shardName(n), contents[n]); {
+		case errors.Is(err, errTooLarge):
+			errs = append(errs, err)
+		case err != nil:
+			return again(errors.Join(append(errs, err)...))
+		default:
+			dirty[n] = false
 		}
+	}
+	if len(errs) > 0 { // the other shards are written all the same
+		return again(errors.Join(errs...))
 	}
 	if meta {
 		if err := s.put(ctx, SecretName, next); err != nil {

@@ -2,8 +2,10 @@ package state_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -249,6 +251,31 @@ func TestAway(t *testing.T) {
 		}
 		wait(time.Minute)
 		c.away.Store(false)
+		wait(time.Minute)
+		same(t, leader, open(t, c, true))
+	})
+}
+
+// TestTooLarge: what does not fit its Secret keeps its own shard out, and the
+// position back, but not what the others hold; and all is written when it is gone.
+func TestTooLarge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		leader := begun(t, c)
+		noise := make([]byte, 2<<20)
+		rand.NewChaCha8([32]byte{}).Read(noise)
+		large := timeout(1000)
+		large.Spec = []byte(fmt.Sprintf("%q", base64.StdEncoding.EncodeToString(noise)))
+		u := disk.Update{Position: position(7), PutResources: []mesh.Resource{large}}
+		for n := range 100 {
+			u.PutResources = append(u.PutResources, timeout(n))
+		}
+		leader.commit(t, u)
+		wait(time.Minute)
+		if s := mustLoad(t, open(t, c, true)); len(s.Resources) < 85 || s.Position.Revision == 7 {
+			t.Errorf("%d resources are there, at %d", len(s.Resources), s.Position.Revision)
+		}
+		leader.commit(t, disk.Update{DeleteResources: []mesh.Key{large.Key}})
 		wait(time.Minute)
 		same(t, leader, open(t, c, true))
 	})
