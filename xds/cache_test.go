@@ -75,8 +75,11 @@ func BenchmarkBuild(b *testing.B) {
 	b.Run("shared", func(b *testing.B) {
 		var c Cache
 		kept, err := c.Build(p)
+		if err != nil {
+			b.Fatal(err)
+		}
 		for b.Loop() {
-			if _, err = c.Build(p); err != nil {
+			if _, err := c.Build(p); err != nil {
 				b.Fatal(err)
 			}
 		}

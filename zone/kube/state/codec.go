@@ -139,7 +139,13 @@ func (t *tables) apply(u *disk.Update) (dirty [shards]bool, meta bool) {
 	for _, a := range u.PutAuthorities {
 		t.authorities[[2]string{a.Mesh, a.TrustDomain}] = a.Slots
 	}
-	maps.Copy(t.counters, u.Counters)
+	for name, n := range u.Counters {
+		if n == 0 {
+			delete(t.counters, name)
+		} else {
+			t.counters[name] = n
+		}
+	}
 	for name, text := range u.Permissions {
 		if text == nil {
 			delete(t.permissions, name)

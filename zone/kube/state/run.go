@@ -171,9 +171,9 @@ func (s *Store) put(ctx context.Context, name string, v any) error {
 			if err := s.meet(ctx, name, v); err != nil {
 				return err
 			}
-			if again, isShared := v.(shared); isShared {
+			if _, isShared := v.(shared); isShared {
 				s.mu.Lock()
-				again = s.tables.shared(s.cfg.Zone)
+				again := s.tables.shared(s.cfg.Zone)
 				s.mu.Unlock()
 				if data, err = pack(again); err != nil {
 					return fmt.Errorf("secret %s: %w", name, err)

@@ -300,7 +300,7 @@ func TestTwoLeaders(t *testing.T) {
 		b.commit(t, disk.Update{Position: position(4), PutResources: []mesh.Resource{timeout(4)}})
 		wait(time.Second)
 		s := mustLoad(t, open(t, c, true))
-		if got := fmt.Sprintf("%s", s.Authorities[len(s.Authorities)-1].Slots); got != "of a" || s.Position.Revision != 4 {
+		if got := string(s.Authorities[len(s.Authorities)-1].Slots); got != "of a" || s.Position.Revision != 4 {
 			t.Errorf("%s at %d", got, s.Position.Revision)
 		}
 	})
