@@ -30,6 +30,8 @@ type model struct {
 	dirtyPods     map[*pod]bool
 	dirtyServices map[*service]bool
 	ingresses     map[*service]bool
+	// gone namespaces are forgotten once nothing is left in them.
+	gone map[string]bool
 }
 
 // namespace with what is in it.
@@ -62,7 +64,7 @@ type service struct {
 
 func newModel(zone string) *model {
 	return &model{zone: zone, namespaces: map[string]*namespace{}, nodes: map[string]*Node{}, resolved: map[string][]string{},
-		meshed: map[string]uint64{}, dirtyPods: map[*pod]bool{}, dirtyServices: map[*service]bool{}, ingresses: map[*service]bool{}}
+		meshed: map[string]uint64{}, dirtyPods: map[*pod]bool{}, dirtyServices: map[*service]bool{}, ingresses: map[*service]bool{}, gone: map[string]bool{}}
 }
 
 func (m *model) namespace(name string) *namespace {
@@ -91,6 +93,9 @@ func (m *model) setNamespace(c cluster.Change[*Namespace]) {
 		return
 	}
 	ns.own = c.New
+	if c.New == nil {
+		m.gone[c.Key.Name] = true
+	}
 	for _, p := range ns.pods {
 		m.dirtyPods[p] = true
 	}
@@ -365,6 +370,15 @@ func (m *model) flush() (platform.Batch, []complaint) {
 	for _, s := range due {
 		wrong = append(wrong, m.flushService(&b, s)...)
 		m.sweep(s)
+	}
+	for name := range m.gone {
+		switch ns := m.namespaces[name]; {
+		case ns == nil || ns.own != nil:
+			delete(m.gone, name)
+		case len(ns.pods)+len(ns.services) == 0:
+			delete(m.namespaces, name)
+			delete(m.gone, name)
+		}
 	}
 	return b, wrong
 }

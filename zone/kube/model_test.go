@@ -259,6 +259,15 @@ func TestIncremental(t *testing.T) {
 		if diff := cmp.Diff(want.Addresses, f.Addresses); diff != "" {
 			t.Fatalf("seed %d: addresses:\n%s", seed, diff)
 		}
+		for _, o := range have {
+			m.put(o, true)
+		}
+		for name := range 2 { // ended once more: some never had an object of their own
+			m.put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("n", name)}}, true)
+		}
+		if f.take(m); len(m.namespaces)+len(m.gone) > 0 {
+			t.Fatalf("seed %d: of an empty cluster %d namespaces are left", seed, len(m.namespaces))
+		}
 	}
 }
 
