@@ -145,7 +145,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 	told := map[mesh.Key]mesh.Resource{}
 	for {
-		resources, complete := c.translate(ctx)
+		resources, statuses := c.translate()
 		if err := c.tell(ctx, told, resources); err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -153,6 +153,9 @@ func (c *Controller) Run(ctx context.Context) error {
 			return err
 		}
 		c.open()
+		// What routes mean waits for no status: each is a call of the API server, and
+		// somebody may have very many routes.
+		complete := !c.cfg.Leads() || c.writeStatuses(ctx, statuses)
 		quiet := time.NewTimer(pause)
 		select {
 		case <-quiet.C:
@@ -251,13 +254,31 @@ func (c *Controller) installed(ctx context.Context) bool {
 	}
 }
 
-// translate says what all routes mean, and writes their statuses; complete is false
-// when one has to be written again.
-func (c *Controller) translate(ctx context.Context) (out []mesh.Resource, complete bool) {
+// due is what a route's status should say of its parents.
+type due struct {
+	route  *object
+	status []gatewayv1.RouteParentStatus
+}
+
+// writeStatuses is false when one has to be written again. It ends early, after a
+// second, when there is something new to translate.
+func (c *Controller) writeStatuses(ctx context.Context, all []due) (complete bool) {
+	complete = true
+	start := time.Now()
+	for _, d := range all {
+		if ctx.Err() != nil || len(c.wake) > 0 && time.Since(start) > time.Second {
+			return false
+		}
+		complete = c.writeStatus(ctx, d.route, d.status) && complete
+	}
+	return complete
+}
+
+// translate says what all routes mean, and what their statuses should be.
+func (c *Controller) translate() (out []mesh.Resource, statuses []due) {
 	view := view{c: c, grants: c.readGrants()}
 	objects := append(c.https.List(), c.grpcs.List()...)
 	slices.SortFunc(objects, func(a, b *object) int { return strings.Compare(a.id(), b.id()) })
-	complete = true
 	live := map[types.UID]bool{}
 	for _, o := range objects {
 		live[o.UID] = true
@@ -268,12 +289,10 @@ func (c *Controller) translate(ctx context.Context) (out []mesh.Resource, comple
 		}
 		t := Translate(route, view)
 		out = append(out, t.Resources...)
-		if c.cfg.Leads() {
-			complete = c.writeStatus(ctx, o, t.Status) && complete
-		}
+		statuses = append(statuses, due{o, t.Status})
 	}
 	maps.DeleteFunc(c.written, func(id types.UID, _ written) bool { return !live[id] })
-	return out, complete
+	return out, statuses
 }
 
 func (o *object) id() string { return o.kind + "/" + o.Namespace + "/" + o.Name }

@@ -59,7 +59,8 @@ type api struct {
 	version  int
 	writes   int // of statuses
 	absent   bool
-	refusing int // so many writes of a status
+	refusing int    // so many writes of a status
+	writing  func() // is called by each, if it is set
 }
 
 func newAPI(t *testing.T, objects ...string) *api {
@@ -84,6 +85,9 @@ func newAPI(t *testing.T, objects ...string) *api {
 		}
 		if w, ok := action.(clienttesting.UpdateAction); ok {
 			if w.GetSubresource() == "status" {
+				if a.writing != nil {
+					a.writing()
+				}
 				if a.writes++; a.refusing > 0 {
 					a.refusing--
 					return true, nil, errors.New("connection refused")
@@ -345,6 +349,21 @@ func TestControllerWritesAgain(t *testing.T) {
 		s := follow(t, a, false)
 		if got := s.sink.take(); got == "" || a.wrote() != 0 {
 			t.Errorf("told %q, %d writes", got, a.wrote())
+		}
+	})
+}
+
+// TestControllerTellsFirst: what a route means waits for no status.
+func TestControllerTellsFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAPI(t, cart)
+		s := follow(t, a, true)
+		s.sink.take()
+		var before []string
+		a.set(func() { a.writing = func() { before = append(before, s.sink.take()) } })
+		s.update(t, func(u *unstructured.Unstructured) { sendTo(t, u, "gone") })
+		if len(before) == 0 || before[0] == "" {
+			t.Errorf("told before the statuses: %q", before)
 		}
 	})
 }
