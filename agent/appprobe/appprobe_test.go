@@ -135,6 +135,45 @@ func TestServer(t *testing.T) {
 	}
 }
 
+// TestManyAskAtOnce: whoever reaches the port can ask, and cannot keep the kubelet
+// from its answer, nor make the application answer more than once.
+func TestManyAskAtOnce(t *testing.T) {
+	asked, answer := make(chan struct{}, 1000), make(chan struct{})
+	app := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		asked <- struct{}{}
+		<-answer
+	}))
+	defer app.Close()
+	s, err := NewServer(Config{Host: "127.0.0.1", Table: Table{Key("app", Liveness): {Type: HTTP, Path: "/", Port: portOf(t, app.Listener.Addr().String()), TimeoutSeconds: 60}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const many = 2 * maxInFlight
+	codes := make(chan int, many)
+	arrived := make(chan struct{}, many)
+	ask := func() {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest(http.MethodGet, Path("app", Liveness), nil)
+		arrived <- struct{}{}
+		s.ServeHTTP(w, r)
+		codes <- w.Code
+	}
+	go ask()
+	<-asked // the first waits for the application
+	for range many - 1 {
+		go ask()
+	}
+	for range many {
+		<-arrived
+	}
+	close(answer)
+	for range many {
+		if code := <-codes; code != http.StatusOK {
+			t.Fatalf("status %d", code)
+		}
+	}
+}
+
 func TestOnlyWhatIsInTheTable(t *testing.T) {
 	app := httptest.NewServer(http.HandlerFunc(application))
 	defer app.Close()

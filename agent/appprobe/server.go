@@ -9,10 +9,12 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 )
 
-// maxInFlight bounds the checks that run at once: whoever reaches the port can
-// start one.
+// maxInFlight bounds the hooks that run at once: whoever reaches the port can start
+// one. Of each check one runs at a time.
 const maxInFlight = 64
 
 // Config of a Server.
@@ -29,9 +31,11 @@ type Config struct {
 
 // Server answers kubelets.
 type Server struct {
-	cfg   Config
-	http  *http.Client
-	slots chan struct{}
+	cfg  Config
+	http *http.Client
+	// checks under way, by key, and slots of hooks.
+	checks singleflight.Group
+	slots  chan struct{}
 }
 
 // NewServer checks the configuration. It does no I/O.
@@ -79,16 +83,20 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "only GET is allowed", http.StatusMethodNotAllowed)
 		return
 	}
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	default:
-		http.Error(w, "too many probes at once", http.StatusServiceUnavailable)
-		return
+	var status int
+	var err error
+	if probe.hook() {
+		select {
+		case s.slots <- struct{}{}:
+			defer func() { <-s.slots }()
+		default:
+			http.Error(w, "too many hooks at once", http.StatusServiceUnavailable)
+			return
+		}
+		status, err = s.ask(r.Context(), probe, r.UserAgent())
+	} else {
+		status, err = s.together(r, key, probe)
 	}
-	ctx, cancel := probe.bound(r.Context())
-	defer cancel()
-	status, err := s.ask(ctx, probe, r.UserAgent())
 	switch {
 	case err == nil:
 		w.WriteHeader(status)
@@ -102,13 +110,24 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// together makes one check for all who ask for it at once. Everybody may ask, and
+// must not be able to keep the kubelet from its answer: that restarts the container.
+func (s *Server) together(r *http.Request, key string, p Probe) (int, error) {
+	status, err, _ := s.checks.Do(key, func() (any, error) {
+		ctx, cancel := p.bound(context.WithoutCancel(r.Context())) // who asked first may leave first
+		defer cancel()
+		return s.ask(ctx, p, r.UserAgent())
+	})
+	if err != nil {
+		return 0, err
+	}
+	return status.(int), nil
+}
+
 func (p Probe) hook() bool { return p.TimeoutSeconds == 0 }
 
 // bound ends a check a little before the kubelet gives up, so that it hears why.
 func (p Probe) bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	if p.hook() {
-		return context.WithCancel(ctx)
-	}
 	t := time.Duration(p.TimeoutSeconds) * time.Second
 	return context.WithTimeout(ctx, t-min(t/10, 100*time.Millisecond))
 }
