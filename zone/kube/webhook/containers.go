@@ -129,7 +129,7 @@ func sidecarContainer(v *values, cfg Config, probes appprobe.Table) *corev1.Cont
 	}
 	c.ReadinessProbe = &corev1.Probe{
 		ProbeHandler:  corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/ready", Port: intstr.FromInt32(readinessPort)}},
-		PeriodSeconds: 2, TimeoutSeconds: 2, FailureThreshold: 3,
+		PeriodSeconds: 1, TimeoutSeconds: 1, FailureThreshold: 3,
 	}
 	if v.onOff(annotationWait, true) {
 		c.Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{
