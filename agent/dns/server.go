@@ -162,17 +162,23 @@ func (s *Server) Run(ctx context.Context) error {
 
 func bind(ctx context.Context, at netip.AddrPort) (net.PacketConn, net.Listener, error) {
 	var lc net.ListenConfig
-	udp, err := lc.ListenPacket(ctx, "udp", at.String())
-	if err != nil {
-		return nil, nil, err
-	}
-	same := udp.LocalAddr().(*net.UDPAddr).AddrPort()
-	tcp, err := lc.Listen(ctx, "tcp", same.String())
-	if err != nil {
+	const attempts = 20
+	for i := 1; ; i++ {
+		udp, err := lc.ListenPacket(ctx, "udp", at.String())
+		if err != nil {
+			return nil, nil, err
+		}
+		same := udp.LocalAddr().(*net.UDPAddr).AddrPort()
+		tcp, err := lc.Listen(ctx, "tcp", same.String())
+		if err == nil {
+			return udp, tcp, nil
+		}
 		_ = udp.Close()
-		return nil, nil, err
+		// Any port will do: another one may be free for both.
+		if at.Port() != 0 || i == attempts {
+			return nil, nil, err
+		}
 	}
-	return udp, tcp, nil
 }
 
 // limited is a listener that takes so many connections at once.

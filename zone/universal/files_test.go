@@ -34,7 +34,7 @@ spec: {address: 192.0.2.1, port: 0}
 `,
 		"c.yml":     "type: MeshZoneAddress\nmesh: default\nname: ingress\nspec: {address: 192.0.2.2, port: 10001}\n",
 		"d.json":    `{"type": "Dataplane", "mesh": "default", "name": "web", "networking": {"address": "127.0.0.1"}}`,
-		"e.yaml":    "type: MeshTimeout\nmesh: default\nname: slow\nspec: {}\n",
+		"e.yaml":    "type: MeshMultiZoneService\nmesh: default\nname: slow\nspec: {}\n",
 		"f.yaml":    "{",
 		"g.yaml":    "type: Nonsense\nname: x\n",
 		"h.yaml":    strings.Repeat("#", maxFileSize+1),
