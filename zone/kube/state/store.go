@@ -119,15 +119,22 @@ func (s *Store) read(ctx context.Context) error {
 	defer s.writing.Unlock()
 	s.versions, s.written = map[string]string{}, map[string][sha256.Size]byte{}
 	t := newTables()
+	// The position is read first: it is written last, so the shards that are read
+	// after it are as new as it, or newer, and global's changes after it may be
+	// applied twice. The other way round some could be missed for good.
+	var sh shared
+	if err := s.get(ctx, SecretName, &sh); err != nil {
+		return err
+	}
 	for n := range shards {
-		var sh shard
-		if err := s.get(ctx, shardName(n), &sh); err != nil {
+		var some shard
+		if err := s.get(ctx, shardName(n), &some); err != nil {
 			return err
 		}
 		for _, part := range []struct {
 			texts [][]byte
 			table map[mesh.Key]mesh.Resource
-		}{{sh.Resources, t.resources}, {sh.Kept, t.kept}} {
+		}{{some.Resources, t.resources}, {some.Kept, t.kept}} {
 			for _, text := range part.texts {
 				r, err := disk.UnmarshalResource(text)
 				if err != nil {
@@ -136,12 +143,6 @@ func (s *Store) read(ctx context.Context) error {
 				part.table[r.Key] = r
 			}
 		}
-	}
-	// The position is read last: the shards are as new as it, or newer, and
-	// global's changes after it may be applied twice.
-	var sh shared
-	if err := s.get(ctx, SecretName, &sh); err != nil {
-		return err
 	}
 	if sh.Format > format {
 		return fmt.Errorf("%w: it has format %d, this program reads up to %d", disk.ErrDamaged, sh.Format, format)

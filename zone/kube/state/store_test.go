@@ -323,3 +323,23 @@ func TestRefused(t *testing.T) {
 		}
 	})
 }
+
+// TestPositionIsReadFirst: it is written last, so whoever reads while the leader
+// writes never has a position that is ahead of its resources.
+func TestPositionIsReadFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		begun(t, c).stop()
+		c.ClearActions()
+		open(t, c, true)
+		var read []string
+		for _, a := range c.Actions() {
+			if get, ok := a.(clienttesting.GetAction); ok && a.GetVerb() == "get" {
+				read = append(read, get.GetName())
+			}
+		}
+		if len(read) < 17 || read[0] != state.SecretName {
+			t.Errorf("read in this order: %v", read)
+		}
+	})
+}
