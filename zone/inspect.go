@@ -8,6 +8,7 @@ import (
 
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/mesh/ir"
+	wire "github.com/tombolo-mesh/tombolo/proto/zonesync"
 	"github.com/tombolo-mesh/tombolo/zone/agents"
 	zonesync "github.com/tombolo-mesh/tombolo/zone/sync"
 )
@@ -47,18 +48,25 @@ type ProxyState struct {
 
 // Inspect implements zonesync.Inspector. Besides the questions for Envoy there
 // are "proxies", and "policies": what the proxy's class was compiled to.
-func (i inspector) Inspect(ctx context.Context, what, meshName, name string, w io.Writer) error {
-	if what == "proxies" {
-		return i.proxies(ctx, meshName, w)
+func (i inspector) Inspect(ctx context.Context, q wire.Question, w io.Writer) error {
+	switch q.What {
+	case "proxies":
+		return i.proxies(ctx, q.Mesh, w)
+	default:
+		return i.proxy(ctx, q, w)
 	}
-	path, forEnvoy := adminPaths()[what]
-	if !forEnvoy && what != "policies" {
-		return fmt.Errorf("inspect %q: must be proxies, policies, config_dump, clusters, stats, listeners or certs", what)
+}
+
+// proxy answers about one proxy.
+func (i inspector) proxy(ctx context.Context, q wire.Question, w io.Writer) error {
+	path, forEnvoy := adminPaths()[q.What]
+	if !forEnvoy && q.What != "policies" {
+		return fmt.Errorf("inspect %q: must be proxies, policies, config_dump, clusters, stats, listeners or certs", q.What)
 	}
 	var control agents.Control
 	var compiled *ir.Proxy
 	err := i.e.do(ctx.Done(), func(*batch) {
-		p := i.e.proxies[mesh.Key{Kind: mesh.KindDataplane, Mesh: meshName, Zone: i.e.cfg.zone, Name: name}]
+		p := i.e.proxies[mesh.Key{Kind: mesh.KindDataplane, Mesh: q.Mesh, Zone: i.e.cfg.zone, Name: q.Proxy}]
 		if p == nil {
 			return
 		}
@@ -71,11 +79,11 @@ func (i inspector) Inspect(ctx context.Context, what, meshName, name string, w i
 	case err != nil:
 		return err
 	case compiled == nil:
-		return fmt.Errorf("inspect: no proxy %s in mesh %s of zone %s", name, meshName, i.e.cfg.zone)
+		return fmt.Errorf("inspect: no proxy %s in mesh %s of zone %s", q.Proxy, q.Mesh, i.e.cfg.zone)
 	case !forEnvoy:
 		return writeJSON(w, compiled)
 	case control == nil:
-		return fmt.Errorf("inspect: proxy %s in mesh %s is not connected", name, meshName)
+		return fmt.Errorf("inspect: proxy %s in mesh %s is not connected", q.Proxy, q.Mesh)
 	}
 	return control.Inspect(ctx, path, w)
 }

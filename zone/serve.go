@@ -21,6 +21,7 @@ import (
 
 	"github.com/tombolo-mesh/tombolo/mesh"
 	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
+	wire "github.com/tombolo-mesh/tombolo/proto/zonesync"
 	"github.com/tombolo-mesh/tombolo/xds/delta"
 	"github.com/tombolo-mesh/tombolo/zone/agents"
 )
@@ -146,7 +147,7 @@ func (z *Zone) handler(p *parts) http.Handler {
 	})
 	mux.HandleFunc("GET /proxies", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		if err := (inspector{p.engine}).Inspect(r.Context(), "proxies", r.URL.Query().Get("mesh"), "", w); err != nil {
+		if err := (inspector{p.engine}).Inspect(r.Context(), wire.Question{What: "proxies", Mesh: r.URL.Query().Get("mesh")}, w); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		}
 	})

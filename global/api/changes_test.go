@@ -185,8 +185,8 @@ func TestWatchEndsWithItsTimeAndAtShutdown(t *testing.T) {
 func TestInspect(t *testing.T) {
 	r := newRig(t)
 	r.zoned(mesh.KindDataplane, "east", "web-1", dataplane)
-	r.fleet.inspect = func(_ context.Context, zone, what, meshName, proxy string, w io.Writer) error {
-		_, err := fmt.Fprintf(w, "%s %s %s %s", zone, what, meshName, proxy)
+	r.fleet.inspect = func(_ context.Context, zone string, q sync.Question, w io.Writer) error {
+		_, err := fmt.Fprintf(w, "%s %s %s %s", zone, q.What, q.Mesh, q.Proxy)
 		return err
 	}
 	const path = "/meshes/default/dataplanes/web-1.east/"
@@ -204,13 +204,13 @@ func TestInspect(t *testing.T) {
 	r.want(404, "GET", "/meshes/default/dataplanes/web-2.east/xds", r.reader, "")
 	r.want(404, "GET", "/meshes/default/dataplanes/web-1/xds", r.reader, "")
 	for want, err := range map[int]error{503: sync.ErrZoneOffline, 429: sync.ErrBusy} {
-		r.fleet.inspect = func(context.Context, string, string, string, string, io.Writer) error {
+		r.fleet.inspect = func(context.Context, string, sync.Question, io.Writer) error {
 			return fmt.Errorf("asked: %w", err)
 		}
 		r.want(want, "GET", path+"xds", r.reader, "")
 	}
 	// An answer that breaks off is not taken for a whole one.
-	r.fleet.inspect = func(_ context.Context, _, _, _, _ string, w io.Writer) error {
+	r.fleet.inspect = func(_ context.Context, _ string, _ sync.Question, w io.Writer) error {
 		_, _ = w.Write(make([]byte, 100<<10))
 		return errors.New("the zone went away")
 	}

@@ -17,7 +17,6 @@ type Fleet interface {
 	WatchChange(ctx context.Context, rev mesh.Revision, fn func(sync.ChangeStatus) bool) error
 	// Zones lists every known zone, sorted by name.
 	Zones() []sync.ZoneStatus
-	// Inspect asks a zone about a proxy and copies the answer, for example
-	// what "config_dump"; "proxies" lists all and needs no proxy.
-	Inspect(ctx context.Context, zone, what, mesh, proxy string, w io.Writer) error
+	// Inspect asks a zone and copies the answer: "config_dump" of a proxy, for example.
+	Inspect(ctx context.Context, zone string, q sync.Question, w io.Writer) error
 }

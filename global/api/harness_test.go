@@ -27,7 +27,7 @@ type fakeFleet struct {
 	changes map[mesh.Revision]sync.ChangeStatus
 	zones   []sync.ZoneStatus
 	changed chan struct{}
-	inspect func(ctx context.Context, zone, what, mesh, proxy string, w io.Writer) error
+	inspect func(ctx context.Context, zone string, q sync.Question, w io.Writer) error
 }
 
 func (f *fakeFleet) set(s sync.ChangeStatus) {
@@ -69,8 +69,8 @@ func (f *fakeFleet) Zones() []sync.ZoneStatus {
 	return f.zones
 }
 
-func (f *fakeFleet) Inspect(ctx context.Context, zone, what, mesh, proxy string, w io.Writer) error {
-	return f.inspect(ctx, zone, what, mesh, proxy, w)
+func (f *fakeFleet) Inspect(ctx context.Context, zone string, q sync.Question, w io.Writer) error {
+	return f.inspect(ctx, zone, q, w)
 }
 
 // rig is a server on an embedded store, with the mesh "default" and tokens.

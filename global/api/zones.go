@@ -97,7 +97,7 @@ func (s *Server) inspect(what, media string) func(http.ResponseWriter, *request)
 		}
 		out := &lazy{w: w, media: media}
 		buffered := bufio.NewWriterSize(out, 32<<10)
-		err = s.cfg.Fleet.Inspect(r.Context(), key.Zone, what, key.Mesh, key.Name, buffered)
+		err = s.cfg.Fleet.Inspect(r.Context(), key.Zone, sync.Question{What: what, Mesh: key.Mesh, Proxy: key.Name}, buffered)
 		if err != nil && out.written == 0 && buffered.Buffered() == 0 {
 			if p := problemOf(err); p.Status != http.StatusInternalServerError {
 				return p

@@ -171,7 +171,7 @@ func TestVersionSkew(t *testing.T) {
 		}
 		p := f.peer("token-skew")
 		p.send(hello("skew", 99))
-		if w := p.recv(func(f *zonesyncv1.GlobalFrame) bool { return f.GetWelcome() != nil }).GetWelcome(); w.GetCapabilities() != 1 {
+		if w := p.recv(func(f *zonesyncv1.GlobalFrame) bool { return f.GetWelcome() != nil }).GetWelcome(); w.GetCapabilities() != wireform.Capabilities {
 			t.Errorf("capability 99: %v", w)
 		}
 		p.recv(func(f *zonesyncv1.GlobalFrame) bool { return f.GetSnapshot().GetLast() })

@@ -89,9 +89,9 @@ func TestFollowerLeads(t *testing.T) {
 			t.Errorf("%d instances", n)
 		}
 		// A proxy is asked where it is.
-		second.reports.answer = func(context.Context, string, io.Writer) error { return errors.New("no such proxy here") }
+		second.reports.answer = func(context.Context, globalsync.Question, io.Writer) error { return errors.New("no such proxy here") }
 		var out bytes.Buffer
-		if err := f.server.Inspect(context.Background(), "east", "stats", "default", "web-1", &out); err != nil || out.String() != "answer to stats" {
+		if err := f.server.Inspect(context.Background(), "east", globalsync.Question{What: "stats", Mesh: "default", Proxy: "web-1"}, &out); err != nil || out.String() != "answer to stats" {
 			t.Errorf("%q, %v", out.String(), err)
 		}
 	})

@@ -525,7 +525,7 @@ type reports struct {
 	behind  bool
 	changed chan struct{}
 	asked   chan string
-	answer  func(ctx context.Context, what string, w io.Writer) error
+	answer  func(ctx context.Context, q globalsync.Question, w io.Writer) error
 }
 
 func newReports() *reports {
@@ -570,12 +570,12 @@ func (r *reports) Report() *zonesyncv1.Report {
 }
 func (r *reports) ReportChanged() <-chan struct{} { return r.changed }
 
-func (r *reports) Inspect(ctx context.Context, what, _, _ string, w io.Writer) error {
+func (r *reports) Inspect(ctx context.Context, q globalsync.Question, w io.Writer) error {
 	if r.answer == nil {
-		_, err := io.WriteString(w, "answer to "+what)
+		_, err := io.WriteString(w, "answer to "+q.What)
 		return err
 	}
-	return r.answer(ctx, what, w)
+	return r.answer(ctx, q, w)
 }
 
 func testLog(t *testing.T) *slog.Logger {

@@ -19,6 +19,10 @@ var (
 	ErrBusy = errors.New("too many inspections are open")
 	// ErrInspect: the zone answered with an error.
 	ErrInspect = errors.New("inspection failed")
+	// ErrOutdated: the zone's version does not know such questions.
+	ErrOutdated = errors.New("the zone's version cannot answer this")
+	// ErrQuestion: the question is larger than a zone takes.
+	ErrQuestion = fmt.Errorf("the question has more than %d bytes", zonesync.MaxQuestionBytes)
 )
 
 // inspection collects the answer of a zone: its chunks wait here, at most
@@ -61,9 +65,16 @@ func (i *inspection) take() ([][]byte, bool, error) {
 	return chunks, i.done, i.err
 }
 
-// Inspect asks a zone about a proxy and copies the answer. The zone is told when
-// ctx ends or w fails before the answer is complete.
-func (s *Server) Inspect(ctx context.Context, zone, what, mesh, proxy string, w io.Writer) error {
+// Question is what a zone can be asked.
+type Question = zonesync.Question
+
+// Inspect asks a zone and copies the answer. The zone is told when ctx ends or w
+// fails before the answer is complete. A question about one proxy goes to the
+// instances of the zone until one has it.
+func (s *Server) Inspect(ctx context.Context, zone string, q Question, w io.Writer) error {
+	if len(q.Body) > zonesync.MaxQuestionBytes {
+		return fmt.Errorf("inspect zone %s: %w", zone, ErrQuestion)
+	}
 	s.mu.Lock()
 	var streams []*stream
 	if z := s.zones[zone]; z != nil {
@@ -75,8 +86,7 @@ func (s *Server) Inspect(ctx context.Context, zone, what, mesh, proxy string, w 
 	defer cancel()
 	out := &counted{w: w}
 	for _, st := range streams {
-		ask := &zonesyncv1.InspectRequest{What: what, Mesh: mesh, Proxy: proxy}
-		if err = st.inspect(ctx, ask, out); err == nil {
+		if err = st.inspect(ctx, q, out); err == nil {
 			return nil
 		}
 		// The proxy may be another instance's, unless this one has begun to answer.
@@ -88,15 +98,19 @@ func (s *Server) Inspect(ctx context.Context, zone, what, mesh, proxy string, w 
 }
 
 // inspect asks one instance of a zone.
-func (st *stream) inspect(ctx context.Context, ask *zonesyncv1.InspectRequest, w io.Writer) error {
+func (st *stream) inspect(ctx context.Context, q Question, w io.Writer) error {
+	if len(q.Body) > 0 && st.capabilities < zonesync.BodyCapabilities {
+		return ErrOutdated
+	}
 	id, in, err := st.openInspection()
 	if err != nil {
 		return err
 	}
 	defer st.dropInspection(id, in)
-	ask.Id = id
-	if err := st.enqueue(ctx, &zonesyncv1.GlobalFrame{Frame: &zonesyncv1.GlobalFrame_Inspect{Inspect: ask}}); err != nil {
-		return err
+	for _, part := range q.Frames(id) {
+		if err := st.enqueue(ctx, &zonesyncv1.GlobalFrame{Frame: &zonesyncv1.GlobalFrame_Inspect{Inspect: part}}); err != nil {
+			return err
+		}
 	}
 	return in.copy(ctx, w)
 }

@@ -340,7 +340,7 @@ func (s *Server) admit(st *stream, hello *zonesyncv1.Hello, name string) error {
 		z = &zone{name: name, followers: map[string]*member{}}
 		s.zones[name] = z
 	}
-	st.instance, st.follower = clip(hello.GetInstance()), hello.GetFollower()
+	st.instance, st.follower, st.capabilities = clip(hello.GetInstance()), hello.GetFollower(), hello.GetCapabilities()
 	m := &z.leader
 	if st.follower {
 		if m = z.followers[st.instance]; m == nil {

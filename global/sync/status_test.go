@@ -248,15 +248,15 @@ func TestInspect(t *testing.T) {
 		f.seeded("east")
 		east := f.zones["east"]
 		var out bytes.Buffer
-		if err := f.server.Inspect(context.Background(), "east", "proxies", "", "", &out); err != nil || out.String() != "answer to proxies" {
+		if err := f.server.Inspect(context.Background(), "east", globalsync.Question{What: "proxies", Mesh: "", Proxy: ""}, &out); err != nil || out.String() != "answer to proxies" {
 			t.Errorf("%q, %v", out.String(), err)
 		}
-		if err := f.server.Inspect(context.Background(), "nowhere", "proxies", "", "", io.Discard); !errors.Is(err, globalsync.ErrZoneOffline) {
+		if err := f.server.Inspect(context.Background(), "nowhere", globalsync.Question{What: "proxies", Mesh: "", Proxy: ""}, io.Discard); !errors.Is(err, globalsync.ErrZoneOffline) {
 			t.Errorf("an unknown zone: %v", err)
 		}
 		// Large answers come in chunks, beside everything else.
 		block := strings.Repeat("0123456789abcdef", 1<<16)
-		east.reports.answer = func(_ context.Context, _ string, w io.Writer) error {
+		east.reports.answer = func(_ context.Context, _ globalsync.Question, w io.Writer) error {
 			for range 20 {
 				if _, err := io.WriteString(w, block); err != nil {
 					return err
@@ -265,32 +265,48 @@ func TestInspect(t *testing.T) {
 			return nil
 		}
 		out.Reset()
-		if err := f.server.Inspect(context.Background(), "east", "config_dump", "default", "web-1", &out); err != nil || out.Len() != 20<<20 {
+		if err := f.server.Inspect(context.Background(), "east", globalsync.Question{What: "config_dump", Mesh: "default", Proxy: "web-1"}, &out); err != nil || out.Len() != 20<<20 {
 			t.Errorf("%d bytes, %v", out.Len(), err)
 		}
+		// Large questions come in chunks too, and one that is too large is not sent.
+		east.reports.answer = func(_ context.Context, q globalsync.Question, w io.Writer) error {
+			_, err := w.Write(q.Body[len(q.Body)-5:])
+			return err
+		}
+		out.Reset()
+		long := globalsync.Question{What: "plan", Body: []byte(strings.Repeat(block, 3) + "xend.")}
+		if err := f.server.Inspect(context.Background(), "east", long, &out); err != nil || out.String() != "xend." {
+			t.Errorf("a question of %d bytes: %.20q, %v", len(long.Body), out.String(), err)
+		}
+		long.Body = make([]byte, wireform.MaxQuestionBytes+1)
+		if err := f.server.Inspect(context.Background(), "east", long, io.Discard); !errors.Is(err, globalsync.ErrQuestion) {
+			t.Errorf("too large a question: %v", err)
+		}
 		// Too large an answer is refused, and the stream lives on.
-		east.reports.answer = func(_ context.Context, _ string, w io.Writer) error {
+		east.reports.answer = func(_ context.Context, _ globalsync.Question, w io.Writer) error {
 			for {
 				if _, err := io.WriteString(w, block); err != nil {
 					return err
 				}
 			}
 		}
-		if err := f.server.Inspect(context.Background(), "east", "config_dump", "default", "web-1", io.Discard); !errors.Is(err, globalsync.ErrInspect) {
+		if err := f.server.Inspect(context.Background(), "east", globalsync.Question{What: "config_dump", Mesh: "default", Proxy: "web-1"}, io.Discard); !errors.Is(err, globalsync.ErrInspect) {
 			t.Errorf("an endless answer: %v", err)
 		}
-		east.reports.answer = func(context.Context, string, io.Writer) error { return errors.New("no such proxy") }
-		if err := f.server.Inspect(context.Background(), "east", "certs", "", "x", io.Discard); !errors.Is(err, globalsync.ErrInspect) || !strings.Contains(err.Error(), "no such proxy") {
+		east.reports.answer = func(context.Context, globalsync.Question, io.Writer) error { return errors.New("no such proxy") }
+		if err := f.server.Inspect(context.Background(), "east", globalsync.Question{What: "certs", Mesh: "", Proxy: "x"}, io.Discard); !errors.Is(err, globalsync.ErrInspect) || !strings.Contains(err.Error(), "no such proxy") {
 			t.Errorf("an error: %v", err)
 		}
 		// An agent's words are cut at a character; half of one would end the stream.
-		east.reports.answer = func(context.Context, string, io.Writer) error { return errors.New("x" + strings.Repeat("é", 4000)) }
-		if err := f.server.Inspect(context.Background(), "east", "certs", "", "x", io.Discard); !errors.Is(err, globalsync.ErrInspect) || !strings.Contains(err.Error(), "éé") {
+		east.reports.answer = func(context.Context, globalsync.Question, io.Writer) error {
+			return errors.New("x" + strings.Repeat("é", 4000))
+		}
+		if err := f.server.Inspect(context.Background(), "east", globalsync.Question{What: "certs", Mesh: "", Proxy: "x"}, io.Discard); !errors.Is(err, globalsync.ErrInspect) || !strings.Contains(err.Error(), "éé") {
 			t.Errorf("a long error: %v", err)
 		}
 		// Who asks may give up; the zone is told.
 		started, ended := make(chan struct{}), make(chan struct{})
-		east.reports.answer = func(ctx context.Context, _ string, _ io.Writer) error {
+		east.reports.answer = func(ctx context.Context, _ globalsync.Question, _ io.Writer) error {
 			close(started)
 			<-ctx.Done()
 			close(ended)
@@ -298,7 +314,9 @@ func TestInspect(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		errs := make(chan error, 1)
-		go func() { errs <- f.server.Inspect(ctx, "east", "stats", "", "x", io.Discard) }()
+		go func() {
+			errs <- f.server.Inspect(ctx, "east", globalsync.Question{What: "stats", Mesh: "", Proxy: "x"}, io.Discard)
+		}()
 		<-started
 		cancel()
 		if err := <-errs; !errors.Is(err, context.Canceled) {
@@ -308,17 +326,19 @@ func TestInspect(t *testing.T) {
 		// Open questions are bounded, and end with the stream.
 		var open int
 		asked := make(chan struct{}, wireform.MaxInspections)
-		east.reports.answer = func(ctx context.Context, _ string, _ io.Writer) error {
+		east.reports.answer = func(ctx context.Context, _ globalsync.Question, _ io.Writer) error {
 			asked <- struct{}{}
 			<-ctx.Done()
 			return ctx.Err()
 		}
 		many := make(chan error, wireform.MaxInspections)
 		for ; open < wireform.MaxInspections; open++ {
-			go func() { many <- f.server.Inspect(context.Background(), "east", "stats", "", "x", io.Discard) }()
+			go func() {
+				many <- f.server.Inspect(context.Background(), "east", globalsync.Question{What: "stats", Mesh: "", Proxy: "x"}, io.Discard)
+			}()
 			<-asked
 		}
-		if err := f.server.Inspect(context.Background(), "east", "stats", "", "x", io.Discard); !errors.Is(err, globalsync.ErrBusy) {
+		if err := f.server.Inspect(context.Background(), "east", globalsync.Question{What: "stats", Mesh: "", Proxy: "x"}, io.Discard); !errors.Is(err, globalsync.ErrBusy) {
 			t.Errorf("one too many: %v", err)
 		}
 		east.stop()

@@ -32,10 +32,12 @@ type stream struct {
 	member   *member
 	instance string
 	follower bool
-	epoch    int
-	joined   mesh.Revision
-	ctx      context.Context
-	end      context.CancelCauseFunc
+	// capabilities is the protocol level of the zone.
+	capabilities uint32
+	epoch        int
+	joined       mesh.Revision
+	ctx          context.Context
+	end          context.CancelCauseFunc
 
 	hello chan *zonesyncv1.Hello
 	// ready is closed when the zone's state belongs to this stream; the receiver

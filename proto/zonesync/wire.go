@@ -18,7 +18,7 @@ import (
 // Numbers of the protocol. See docs/zonesync.md.
 const (
 	// Capabilities is the protocol level that this build speaks.
-	Capabilities = 1
+	Capabilities = 2
 	// MinCapabilities is the lowest level that it still understands.
 	MinCapabilities = 1
 	// ChunkBytes is how full a frame of resources gets before the next begins.
@@ -38,6 +38,10 @@ const (
 	InspectChunkBytes = 256 << 10
 	// MaxInspectBytes bounds an inspection's answer.
 	MaxInspectBytes = 64 << 20
+	// MaxQuestionBytes bounds the body of a question.
+	MaxQuestionBytes = 16 << 20
+	// BodyCapabilities is the level from which on questions have a body.
+	BodyCapabilities = 2
 	// MaxInspections bounds the inspections open at once in a zone.
 	MaxInspections = 16
 	// InspectTimeout bounds an inspection.
@@ -47,6 +51,31 @@ const (
 	// MaxReportNames bounds the names and rejections of one change.
 	MaxReportNames = 10
 )
+
+// Question is what global asks a zone.
+type Question struct {
+	// What is asked; see InspectRequest.
+	What string
+	// Mesh and Proxy that it is about, where it is about one.
+	Mesh, Proxy string
+	// Body is JSON, at most MaxQuestionBytes, for the questions that have one.
+	Body []byte
+}
+
+// Frames are the messages that ask the question, in order.
+func (q Question) Frames(id uint64) []*zonesyncv1.InspectRequest {
+	frames := []*zonesyncv1.InspectRequest{{Id: id, What: q.What, Mesh: q.Mesh, Proxy: q.Proxy}}
+	for rest := q.Body; len(rest) > 0; {
+		n := min(len(rest), ChunkBytes)
+		last := frames[len(frames)-1]
+		last.Body, rest = rest[:n], rest[n:]
+		if len(rest) > 0 {
+			last.More = true
+			frames = append(frames, &zonesyncv1.InspectRequest{Id: id})
+		}
+	}
+	return frames
+}
 
 // FromResource is the wire form of a resource.
 func FromResource(r mesh.Resource) *zonesyncv1.Resource {

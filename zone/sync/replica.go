@@ -5,6 +5,7 @@ import (
 	"io"
 
 	"github.com/tombolo-mesh/tombolo/mesh"
+	"github.com/tombolo-mesh/tombolo/proto/zonesync"
 	zonesyncv1 "github.com/tombolo-mesh/tombolo/proto/zonesync/v1"
 )
 
@@ -48,5 +49,5 @@ type Reports interface {
 // Inspector answers questions of global about proxies of this zone.
 type Inspector interface {
 	// Inspect writes the answer; see InspectRequest for the questions.
-	Inspect(ctx context.Context, what, mesh, proxy string, w io.Writer) error
+	Inspect(ctx context.Context, q zonesync.Question, w io.Writer) error
 }

@@ -49,6 +49,9 @@ type session struct {
 	collected  int
 	healthy    func()
 
+	// asked are the questions of which more is to come; the receiver's own.
+	asked map[uint64]*zonesync.Question
+
 	mu    gosync.Mutex
 	ack   int64
 	acked bool
@@ -76,7 +79,7 @@ func (c *Client) serve(ctx context.Context, stop func(), fs frameStream, healthy
 		c: c, fs: fs, ctx: ctx, cancel: cancel, healthy: healthy, follower: c.cfg.Follower != nil && c.cfg.Follower(),
 		welcome: make(chan *zonesyncv1.Welcome, 1), wake: make(chan struct{}, 1),
 		factsAcks: make(chan *zonesyncv1.FactsAck, 1), answers: make(chan *zonesyncv1.InspectResponse, 4),
-		inspections: map[uint64]context.CancelFunc{},
+		inspections: map[uint64]context.CancelFunc{}, asked: map[uint64]*zonesync.Question{},
 	}
 	var both gosync.WaitGroup
 	both.Add(2)
@@ -137,8 +140,9 @@ func (s *session) handle(frame *zonesyncv1.GlobalFrame) error {
 		case <-s.ctx.Done():
 		}
 	case *zonesyncv1.GlobalFrame_Inspect:
-		s.inspect(f.Inspect)
+		s.ask(f.Inspect)
 	case *zonesyncv1.GlobalFrame_InspectCancel:
+		delete(s.asked, f.InspectCancel.GetId())
 		s.mu.Lock()
 		if cancel := s.inspections[f.InspectCancel.GetId()]; cancel != nil {
 			cancel()

@@ -123,7 +123,7 @@ func (z *fakeZone) Report() *zonesyncv1.Report {
 	return &zonesyncv1.Report{Applied: int64(z.Position().Revision)}
 }
 func (z *fakeZone) ReportChanged() <-chan struct{} { return z.reported }
-func (z *fakeZone) Inspect(ctx context.Context, _, _, _ string, w io.Writer) error {
+func (z *fakeZone) Inspect(ctx context.Context, _ zonesync.Question, w io.Writer) error {
 	return z.inspect(ctx, w)
 }
 

@@ -326,7 +326,7 @@ type Hello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Zone's name; must be the one that the token is bound to.
 	Zone string `protobuf:"bytes,1,opt,name=zone,proto3" json:"zone,omitempty"`
-	// Capabilities is the protocol level: 1.
+	// Capabilities is the protocol level: 1, or 2 with questions that have a body.
 	Capabilities uint32 `protobuf:"varint,2,opt,name=capabilities,proto3" json:"capabilities,omitempty"`
 	// Software version, for people.
 	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
@@ -1504,13 +1504,20 @@ func (x *Rejection) GetReason() string {
 
 // ResourceProblem is attributed to what was authored.
 type ResourceProblem struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	Mesh          string                 `protobuf:"bytes,2,opt,name=mesh,proto3" json:"mesh,omitempty"`
-	Zone          string                 `protobuf:"bytes,3,opt,name=zone,proto3" json:"zone,omitempty"`
-	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
-	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
-	Proxies       uint32                 `protobuf:"varint,6,opt,name=proxies,proto3" json:"proxies,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Kind    string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Mesh    string                 `protobuf:"bytes,2,opt,name=mesh,proto3" json:"mesh,omitempty"`
+	Zone    string                 `protobuf:"bytes,3,opt,name=zone,proto3" json:"zone,omitempty"`
+	Name    string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	Reason  string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Proxies uint32                 `protobuf:"varint,6,opt,name=proxies,proto3" json:"proxies,omitempty"`
+	// Path inside the spec, of the rule at fault; empty for the whole resource.
+	Path string `protobuf:"bytes,7,opt,name=path,proto3" json:"path,omitempty"`
+	// Envoy's resource that was refused; empty for a problem of a compile.
+	TypeUrl  string `protobuf:"bytes,8,opt,name=type_url,json=typeUrl,proto3" json:"type_url,omitempty"`
+	Resource string `protobuf:"bytes,9,opt,name=resource,proto3" json:"resource,omitempty"`
+	// Quarantined: the last good one is in force instead.
+	Quarantined   bool `protobuf:"varint,10,opt,name=quarantined,proto3" json:"quarantined,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1587,14 +1594,48 @@ func (x *ResourceProblem) GetProxies() uint32 {
 	return 0
 }
 
+func (x *ResourceProblem) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *ResourceProblem) GetTypeUrl() string {
+	if x != nil {
+		return x.TypeUrl
+	}
+	return ""
+}
+
+func (x *ResourceProblem) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *ResourceProblem) GetQuarantined() bool {
+	if x != nil {
+		return x.Quarantined
+	}
+	return false
+}
+
 // InspectRequest asks the zone something; answered by frames of the same id.
 type InspectRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	// What: "proxies", "config_dump", "clusters", "stats", "listeners", "certs".
-	What          string `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"`
-	Mesh          string `protobuf:"bytes,3,opt,name=mesh,proto3" json:"mesh,omitempty"`
-	Proxy         string `protobuf:"bytes,4,opt,name=proxy,proto3" json:"proxy,omitempty"`
+	// What: "proxies", "policies", "config_dump", "clusters", "stats", "listeners",
+	// "certs"; from level 2 on questions with a body, such as "plan".
+	What  string `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"`
+	Mesh  string `protobuf:"bytes,3,opt,name=mesh,proto3" json:"mesh,omitempty"`
+	Proxy string `protobuf:"bytes,4,opt,name=proxy,proto3" json:"proxy,omitempty"`
+	// A part of the body, which is JSON; the parts of a question are its frames of
+	// one id, in order. Level 2.
+	Body []byte `protobuf:"bytes,5,opt,name=body,proto3" json:"body,omitempty"`
+	// More frames of this question follow. Level 2.
+	More          bool `protobuf:"varint,6,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1655,6 +1696,20 @@ func (x *InspectRequest) GetProxy() string {
 		return x.Proxy
 	}
 	return ""
+}
+
+func (x *InspectRequest) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *InspectRequest) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
 }
 
 // InspectCancel ends a request.
@@ -1883,19 +1938,26 @@ const file_proto_zonesync_v1_zonesync_proto_rawDesc = "" +
 	"\x05proxy\x18\x01 \x01(\tR\x05proxy\x12\x19\n" +
 	"\btype_url\x18\x02 \x01(\tR\atypeUrl\x12\x1a\n" +
 	"\bresource\x18\x03 \x01(\tR\bresource\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x93\x01\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x80\x02\n" +
 	"\x0fResourceProblem\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04mesh\x18\x02 \x01(\tR\x04mesh\x12\x12\n" +
 	"\x04zone\x18\x03 \x01(\tR\x04zone\x12\x12\n" +
 	"\x04name\x18\x04 \x01(\tR\x04name\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x18\n" +
-	"\aproxies\x18\x06 \x01(\rR\aproxies\"^\n" +
+	"\aproxies\x18\x06 \x01(\rR\aproxies\x12\x12\n" +
+	"\x04path\x18\a \x01(\tR\x04path\x12\x19\n" +
+	"\btype_url\x18\b \x01(\tR\atypeUrl\x12\x1a\n" +
+	"\bresource\x18\t \x01(\tR\bresource\x12 \n" +
+	"\vquarantined\x18\n" +
+	" \x01(\bR\vquarantined\"\x86\x01\n" +
 	"\x0eInspectRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04what\x18\x02 \x01(\tR\x04what\x12\x12\n" +
 	"\x04mesh\x18\x03 \x01(\tR\x04mesh\x12\x14\n" +
-	"\x05proxy\x18\x04 \x01(\tR\x05proxy\"\x1f\n" +
+	"\x05proxy\x18\x04 \x01(\tR\x05proxy\x12\x12\n" +
+	"\x04body\x18\x05 \x01(\fR\x04body\x12\x12\n" +
+	"\x04more\x18\x06 \x01(\bR\x04more\"\x1f\n" +
 	"\rInspectCancel\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\"a\n" +
 	"\x0fInspectResponse\x12\x0e\n" +
