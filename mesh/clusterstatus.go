@@ -25,6 +25,8 @@ type ClusterStatus struct {
 	Rejected int64 `json:"rejected"`
 	// Conditions: Accepted, Programmed.
 	Conditions []ClusterCondition `json:"conditions,omitempty"`
+	// Of a service: where the zone's proxies call it.
+	ServiceNames
 }
 
 // ClusterCondition is one aspect of a resource, as Kubernetes has them.

@@ -62,6 +62,7 @@ type MeshServiceStatus struct {
 	TLS struct {
 		Status string `json:"status,omitempty"`
 	} `json:"tls,omitzero"`
+	ServiceNames
 }
 
 // ProxyCounts counts proxies.

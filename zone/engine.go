@@ -114,10 +114,12 @@ type engine struct {
 	called      map[string]map[mesh.Key]bool // services with addresses, by mesh
 	vips        *vips
 	names       map[string]*ir.NameTable // by mesh
-	permissions map[string]ir.Permission
-	unsaved     map[mesh.Key]bool
-	mark        mesh.Revision
-	liveness    liveness
+	// serviceNames are shown in statuses, by mesh.
+	serviceNames map[string]map[mesh.Key]mesh.ServiceNames
+	permissions  map[string]ir.Permission
+	unsaved      map[mesh.Key]bool
+	mark         mesh.Revision
+	liveness     liveness
 
 	position atomic.Pointer[zonesync.Position]
 	// moved rings when what view shows may be another.
@@ -202,7 +204,7 @@ func newEngine(cfg engineConfig) (*engine, error) {
 		authorities: map[authorityKey]ca.Slots{}, domains: map[string][]string{},
 		synced: map[mesh.Key]bool{}, kept: map[mesh.Key]mesh.Resource{}, files: map[mesh.Key]mesh.Resource{},
 		counters: map[string]uint64{}, permissions: map[string]ir.Permission{}, unsaved: map[mesh.Key]bool{},
-		facts: newFacts(), tracker: newTracker(), given: map[mesh.Key][]string{}, called: map[string]map[mesh.Key]bool{}, vips: newVIPs(cfg.vips), names: map[string]*ir.NameTable{}, board: &agents.Board{},
+		facts: newFacts(), tracker: newTracker(), given: map[mesh.Key][]string{}, called: map[string]map[mesh.Key]bool{}, vips: newVIPs(cfg.vips), names: map[string]*ir.NameTable{}, serviceNames: map[string]map[mesh.Key]mesh.ServiceNames{}, board: &agents.Board{},
 	}
 	e.ensure(unitGenerators, stageNamed, e.deriveGenerators)
 	if err := e.restore(state); err != nil {

@@ -2,7 +2,9 @@ package zone
 
 import (
 	"context"
+	"encoding/json"
 	"maps"
+	"reflect"
 	"sync"
 	"time"
 
@@ -14,8 +16,13 @@ import (
 type facts struct {
 	changed chan struct{}
 
-	mu     sync.Mutex
+	mu sync.Mutex
+	// all is what the zone says. Of services with names it is told what the engine
+	// has, in told, and the names beside it: those are in no status that the engine
+	// reads itself, so that no name makes anything compile again.
 	all    map[mesh.Key]mesh.Resource
+	told   map[mesh.Key]mesh.Resource
+	names  map[string]map[mesh.Key]mesh.ServiceNames
 	hidden map[string]map[mesh.Key]bool
 	// current grows with each change; offered is what was last asked for,
 	// confirmed what global holds.
@@ -27,8 +34,8 @@ type facts struct {
 var _ zonesync.Facts = (*facts)(nil)
 
 func newFacts() *facts {
-	return &facts{changed: make(chan struct{}, 1), all: map[mesh.Key]mesh.Resource{},
-		hidden: map[string]map[mesh.Key]bool{}, bell: make(chan struct{})}
+	return &facts{changed: make(chan struct{}, 1), all: map[mesh.Key]mesh.Resource{}, told: map[mesh.Key]mesh.Resource{},
+		names: map[string]map[mesh.Key]mesh.ServiceNames{}, hidden: map[string]map[mesh.Key]bool{}, bell: make(chan struct{})}
 }
 
 // update takes changes of resources that the zone owns.
@@ -42,17 +49,76 @@ func (f *facts) update(changes []mesh.Change, zone string) {
 			continue
 		}
 		old, had := f.all[k]
+		if told, is := f.told[k]; is {
+			old = told
+		}
 		switch {
 		case c.Deleted && had:
 			delete(f.all, k)
+			delete(f.told, k)
 		case !c.Deleted && (!had || !sameResource(old, c.Resource)):
-			f.all[k] = c.Resource
+			f.put(c.Resource)
 		default:
 			continue
 		}
 		f.current = before + 1
 	}
 	if f.current != before {
+		ring(f.changed)
+	}
+}
+
+// put files a resource as the engine has it, with its names if it has some.
+func (f *facts) put(r mesh.Resource) {
+	delete(f.told, r.Key)
+	names, named := f.names[r.Mesh][r.Key]
+	if named && r.Kind == mesh.KindMeshService {
+		f.told[r.Key] = r
+		r.Status = withNames(r.Status, names)
+	}
+	f.all[r.Key] = r
+}
+
+// withNames completes the status of a service; what is no status stays as it is.
+func withNames(status json.RawMessage, names mesh.ServiceNames) json.RawMessage {
+	var s mesh.MeshServiceStatus
+	if len(status) > 0 && json.Unmarshal(status, &s) != nil {
+		return status
+	}
+	s.ServiceNames = names
+	return mustJSON(&s)
+}
+
+// name takes the names of the services of a mesh.
+func (f *facts) name(meshName string, names map[mesh.Key]mesh.ServiceNames) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	old := f.names[meshName]
+	f.names[meshName] = names
+	changed := false
+	again := func(k mesh.Key) {
+		r, has := f.told[k]
+		if !has {
+			if r, has = f.all[k]; !has {
+				return
+			}
+		}
+		before := f.all[k]
+		f.put(r)
+		changed = changed || !sameResource(before, f.all[k])
+	}
+	for k, next := range names {
+		if was, had := old[k]; !had || !reflect.DeepEqual(was, next) {
+			again(k)
+		}
+	}
+	for k := range old {
+		if _, still := names[k]; !still {
+			again(k)
+		}
+	}
+	if changed {
+		f.current++
 		ring(f.changed)
 	}
 }

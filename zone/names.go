@@ -24,6 +24,8 @@ func (e *engine) deriveNames(b *batch, r ir.Reader, meshName string) []mesh.Reso
 	for _, n := range table.Names {
 		names = append(names, &agentv1.Name{Name: n.Name, Addresses: n.Addresses, TtlSeconds: uint32(nameTTL / time.Second)})
 	}
+	e.serviceNames[meshName] = serviceNames(r, meshName, table)
+	e.facts.name(meshName, e.serviceNames[meshName])
 	b.after = append(b.after, func() { e.board.Post(meshName, agents.NewNames(names)) })
 	return nil
 }

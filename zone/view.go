@@ -75,6 +75,10 @@ func (e *engine) state() platform.State {
 			e.outcomes(k, all, out.Outcomes)
 		}
 	}
+	out.Names = map[mesh.Key]mesh.ServiceNames{}
+	for _, names := range e.serviceNames {
+		maps.Copy(out.Names, names)
+	}
 	for _, p := range e.problems() {
 		o := out.Outcomes[p.key]
 		if strings.HasPrefix(p.reason, refusedByProxy) {

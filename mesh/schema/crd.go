@@ -3,6 +3,7 @@ package schema
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -35,7 +36,7 @@ func CRD(k mesh.Kind, docs Docs) ([]byte, error) {
 		"kind":       Object{"type": "string"},
 		"metadata":   Object{"type": "object"},
 		"spec":       spec,
-		"status":     b.object(reflect.TypeFor[mesh.ClusterStatus]()),
+		"status":     b.status(k),
 	}}
 	if spec["required"] != nil || k.Policy != nil {
 		root["required"] = []string{"spec"}
@@ -82,6 +83,9 @@ func columns(k mesh.Kind) []Object {
 	out = append(out, column("Origin", "string", ".status.origin"))
 	if k.Policy != nil {
 		out = append(out, column("Accepted", "string", `.status.conditions[?(@.type=="Accepted")].status`), column("Proxies", "string", ".status.proxies"))
+	}
+	if isService(k) {
+		out = append(out, column("Hostname", "string", ".status.addresses[0].hostname"))
 	}
 	return append(out, column("Age", "date", ".metadata.creationTimestamp"))
 }
@@ -210,6 +214,23 @@ func (s structural) object(t reflect.Type) Object {
 		out["required"] = required
 	}
 	return out
+}
+
+// status of a kind; services have their names in it.
+func (s structural) status(k mesh.Kind) Object {
+	out := s.object(reflect.TypeFor[mesh.ClusterStatus]())
+	if !isService(k) {
+		return out
+	}
+	names, _ := s.object(reflect.TypeFor[mesh.ServiceNames]())["properties"].(Object)
+	if properties, ok := out["properties"].(Object); ok {
+		maps.Copy(properties, names)
+	}
+	return out
+}
+
+func isService(k mesh.Kind) bool {
+	return k.Name == mesh.KindMeshService || k.Name == mesh.KindMeshMultiZoneService
 }
 
 func sentence(s string) string { return capital(strings.TrimSuffix(s, ".")) + "." }

@@ -25,6 +25,9 @@ type State struct {
 	// Outcomes of policies that concern proxies of the zone, and of resources that
 	// something is wrong with.
 	Outcomes map[mesh.Key]Outcome
+	// Names of the services that are the zone's or global's, as its proxies have
+	// them; what is called nowhere is missing.
+	Names map[mesh.Key]mesh.ServiceNames
 }
 
 // Outcome is how the zone's proxies are with a resource.

@@ -136,3 +136,27 @@ func TestStatus(t *testing.T) {
 		t.Errorf("%+v", later.Conditions)
 	}
 }
+
+// A service's status has its names; a patch takes away what it has no longer.
+func TestStatusOfAService(t *testing.T) {
+	k, _ := mesh.KindByName(mesh.KindMeshMultiZoneService)
+	o := &object{kind: k.Name}
+	o.Name, o.Namespace = "all", mesh.SystemNamespace
+	o.Labels = map[string]string{mesh.LabelOrigin: mesh.OriginGlobal, mesh.LabelMesh: "default"}
+	key := mesh.Key{Kind: k.Name, Mesh: "default", Name: "all"}
+	named := platform.State{Names: map[mesh.Key]mesh.ServiceNames{key: {VIPs: []mesh.ServiceVIP{{IP: "243.0.0.1"}},
+		Addresses: []mesh.ServiceAddress{{Hostname: "all.mesh", Origin: mesh.OriginHostnameGenerator}}}}}
+	now := time.Now()
+	first := statusOf("east", k, o, nil, named, nil, now)
+	if len(first.VIPs) != 1 || len(first.Addresses) != 1 {
+		t.Fatalf("%+v", first)
+	}
+	next := statusOf("east", k, o, nil, platform.State{}, &first, now)
+	patch, err := statusPatch(&next, &first, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := string(patch); !strings.Contains(text, `"addresses":null`) || !strings.Contains(text, `"vips":null`) || strings.Contains(text, `"conditions":null`) {
+		t.Error("what is gone stays:", text)
+	}
+}

@@ -45,7 +45,7 @@ func (r *Resources) status(ctx context.Context, k mesh.Kind, o *object, state pl
 	if old != nil && reflect.DeepEqual(*old, next) {
 		return nil
 	}
-	patch, err := json.Marshal(map[string]any{"status": next})
+	patch, err := statusPatch(&next, o.status, old)
 	if err != nil {
 		return fmt.Errorf("status of %s %s: %w", k.Name, o.Name, err)
 	}
@@ -63,6 +63,37 @@ func (r *Resources) status(ctx context.Context, k mesh.Kind, o *object, state pl
 	}
 	r.wrote[id] = written{uid: o.UID, status: next, at: now}
 	return nil
+}
+
+// statusPatch is a merge patch after which a status is next and nothing else: what
+// former ones had beyond it is taken away.
+func statusPatch(next *mesh.ClusterStatus, former ...*mesh.ClusterStatus) ([]byte, error) {
+	fields := func(s *mesh.ClusterStatus) (out map[string]any, err error) {
+		text, err := json.Marshal(s)
+		if err != nil {
+			return nil, err
+		}
+		return out, json.Unmarshal(text, &out)
+	}
+	status, err := fields(next)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range former {
+		if f == nil {
+			continue
+		}
+		had, err := fields(f)
+		if err != nil {
+			return nil, err
+		}
+		for name := range had {
+			if _, stays := status[name]; !stays {
+				status[name] = nil
+			}
+		}
+	}
+	return json.Marshal(map[string]any{"status": status})
 }
 
 // statusOf is what to show of an object. What is as it was keeps its times.
@@ -91,6 +122,9 @@ func statusOf(zone string, k mesh.Kind, o *object, refused mesh.Problems, state 
 		out.Conditions = append(out.Conditions, programmed(outcome))
 	} else if len(outcome.Problems) > 0 && len(refused) == 0 {
 		out.Conditions[0] = mesh.ClusterCondition{Type: mesh.ConditionAccepted, Status: "False", Reason: "Problem", Message: text(outcome.Problems)}
+	}
+	if len(refused) == 0 {
+		out.ServiceNames = state.Names[key]
 	}
 	for i := range out.Conditions {
 		c := &out.Conditions[i]
