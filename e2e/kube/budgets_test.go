@@ -147,9 +147,8 @@ func (f *fleet) changeTimes(t *testing.T) []time.Duration {
 			return nil
 		})
 	}
-	// A pod that no Service selects any more has no inbounds: a request that is on its
-	// way to it in that very moment may be lost.
-	traffic.all(t, "200", 5)
+	// A pod that no Service selects any more goes on serving for a while.
+	traffic.all(t, "200", 0)
 	_, err = f.east.Kubectl(t.Context(), "", "-n", demo, "delete", "deployment/changing", "service/changing", "meshtrafficpermission/allow-changing", "--wait=false")
 	must(t, err)
 	return took

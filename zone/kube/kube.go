@@ -171,7 +171,8 @@ func (p *Platform) loop(ctx context.Context) error {
 	p.mu.Unlock()
 	for started := false; ; {
 		p.mu.Lock()
-		b, wrong := p.model.flush()
+		b, wrong := p.model.flush(time.Now())
+		due := p.model.due()
 		p.mu.Unlock()
 		for k, v := range first.Remember {
 			b.Remember[k] = v
@@ -188,12 +189,27 @@ func (p *Platform) loop(ctx context.Context) error {
 			started = true
 			close(p.ready)
 		}
-		select {
-		case <-p.wake:
-		case <-ctx.Done():
+		if !p.pause(ctx, due) {
 			return nil
 		}
 	}
+}
+
+// pause waits until something happens or is due; false says that ctx has ended.
+func (p *Platform) pause(ctx context.Context, due time.Time) bool {
+	var end <-chan time.Time
+	if !due.IsZero() {
+		t := time.NewTimer(time.Until(due))
+		defer t.Stop()
+		end = t.C
+	}
+	select {
+	case <-p.wake:
+	case <-end:
+	case <-ctx.Done():
+		return false
+	}
+	return true
 }
 
 // tell hands over a batch until the engine has taken it.

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -30,6 +31,8 @@ type model struct {
 	dirtyPods     map[*pod]bool
 	dirtyServices map[*service]bool
 	ingresses     map[*service]bool
+	// waning pods have ports that linger.
+	waning map[*pod]bool
 	// gone namespaces are forgotten once nothing is left in them.
 	gone map[string]bool
 }
@@ -49,6 +52,8 @@ type pod struct {
 	in       *namespace
 	services map[*service]bool
 	told     *platform.Pod
+	// lingering ports, by number.
+	lingering map[uint32]lingering
 }
 
 // service with the pods with a sidecar that it selects, and what was told of it.
@@ -64,7 +69,7 @@ type service struct {
 
 func newModel(zone string) *model {
 	return &model{zone: zone, namespaces: map[string]*namespace{}, nodes: map[string]*Node{}, resolved: map[string][]string{},
-		meshed: map[string]uint64{}, dirtyPods: map[*pod]bool{}, dirtyServices: map[*service]bool{}, ingresses: map[*service]bool{}, gone: map[string]bool{}}
+		meshed: map[string]uint64{}, dirtyPods: map[*pod]bool{}, dirtyServices: map[*service]bool{}, ingresses: map[*service]bool{}, waning: map[*pod]bool{}, gone: map[string]bool{}}
 }
 
 func (m *model) namespace(name string) *namespace {
@@ -354,13 +359,14 @@ type complaint struct {
 	err    error
 }
 
-// flush says what became of everything that changed, and what is wrong with it.
-func (m *model) flush() (platform.Batch, []complaint) {
+// flush says what became of everything that changed until now, and what is wrong with it.
+func (m *model) flush(now time.Time) (platform.Batch, []complaint) {
 	b := platform.Batch{Pods: map[mesh.Key]*platform.Pod{}, Resources: map[mesh.Key]*mesh.Resource{},
 		Addresses: map[mesh.Key][]string{}, Remember: map[string]uint64{}}
 	var wrong []complaint
+	m.wane(now)
 	for p := range m.dirtyPods {
-		wrong = append(wrong, m.flushPod(&b, p)...)
+		wrong = append(wrong, m.flushPod(&b, p, now)...)
 	}
 	clear(m.dirtyPods)
 	due := slices.Collect(maps.Keys(m.dirtyServices))
@@ -393,7 +399,7 @@ func boolCompare(a, b bool) int {
 	return 1
 }
 
-func (m *model) flushPod(b *platform.Batch, p *pod) []complaint {
+func (m *model) flushPod(b *platform.Batch, p *pod, now time.Time) []complaint {
 	var next *platform.Pod
 	var wrong []complaint
 	if p.own != nil {
@@ -404,6 +410,12 @@ func (m *model) flushPod(b *platform.Batch, p *pod) []complaint {
 		var err error
 		if next, err = podOf(in); err != nil {
 			wrong = append(wrong, complaint{about: reference("Pod", p.own.Namespace, p.own.Name, p.own.UID), reason: "NotInMesh", err: err})
+		}
+		if in.former = p.linger(next, now); len(in.former) > 0 {
+			m.waning[p] = true
+			if with, _ := podOf(in); with != nil { // too many inbounds, say, do not end a membership
+				next = with
+			}
 		}
 	}
 	if p.told != nil && (next == nil || next.Resource.Key != p.told.Resource.Key) {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/tools/txtar"
@@ -97,14 +98,18 @@ type inForce struct {
 	Addresses map[mesh.Key][]string
 	Remember  map[string]uint64
 	wrong     []string
+	now       time.Time
 }
 
 func newInForce() *inForce {
 	return &inForce{Pods: map[mesh.Key]*platform.Pod{}, Resources: map[mesh.Key]*mesh.Resource{}, Addresses: map[mesh.Key][]string{}, Remember: map[string]uint64{}}
 }
 
+// take flushes what is there, and what ceases to linger by then: the clock of f goes
+// so that some of the ports that linger have done so at every call.
 func (f *inForce) take(m *model) {
-	b, wrong := m.flush()
+	f.now = f.now.Add(linger / 3)
+	b, wrong := m.flush(f.now)
 	for k, p := range b.Pods {
 		if delete(f.Pods, k); p != nil {
 			f.Pods[k] = p
@@ -192,6 +197,10 @@ func TestGolden(t *testing.T) {
 				m.put(o, gone)
 			}
 			f.take(m)
+			wrong := f.wrong
+			f.now = f.now.Add(linger) // nothing lingers here; TestLinger has that
+			f.take(m)
+			f.wrong = wrong
 			want := f.text(t)
 			name := strings.TrimSuffix(file.Name, ".yaml")
 			if name == "cluster" {
@@ -242,6 +251,8 @@ func TestIncremental(t *testing.T) {
 			}
 		}
 		f.take(m)
+		f.now = f.now.Add(linger)
+		f.take(m)
 		fresh, want := newModel("east"), newInForce()
 		for id := range f.Remember {
 			fresh.meshed[id] = f.Remember[id]
@@ -268,6 +279,92 @@ func TestIncremental(t *testing.T) {
 		if f.take(m); len(m.namespaces)+len(m.gone) > 0 {
 			t.Fatalf("seed %d: of an empty cluster %d namespaces are left", seed, len(m.namespaces))
 		}
+	}
+}
+
+// TestLinger: a pod still serves a port after its last Service let go of it, but is
+// in no endpoint set for it; after a while that ends.
+func TestLinger(t *testing.T) {
+	pod := func(labels string) string {
+		return `
+apiVersion: v1
+kind: Pod
+metadata: {namespace: shop, name: web, uid: u, labels: {` + labels + `}, annotations: {tombolo.io/sidecar-injected: "true", traffic.tombolo.io/redirect: "{}"}}
+status: {podIPs: [{ip: 10.0.0.1}], conditions: [{type: Ready, status: "True"}]}
+`
+	}
+	service := func(name, port string) string {
+		return `
+apiVersion: v1
+kind: Service
+metadata: {namespace: shop, name: ` + name + `, uid: s}
+spec: {selector: {app: ` + name + `}, clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1], ports: [{name: http, port: 80, targetPort: ` + port + `}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {namespace: shop, name: ` + name + `-1, labels: {kubernetes.io/service-name: ` + name + `}}
+endpoints: [{addresses: [10.0.0.1], targetRef: {kind: Pod, name: web}, conditions: {ready: true}}]
+`
+	}
+	m, now := newModel("east"), time.Now()
+	var last *platform.Pod
+	step := func(after time.Duration, manifests ...string) string {
+		for _, text := range manifests {
+			for _, o := range objects(t, []byte(text)) {
+				m.put(o, false)
+			}
+		}
+		now = now.Add(after)
+		b, wrong := m.flush(now)
+		for _, c := range wrong {
+			t.Error(c.err)
+		}
+		for _, p := range b.Pods {
+			last = p
+		}
+		var out []string
+		for _, in := range last.Spec.Networking.Inbound {
+			out = append(out, fmt.Sprintf("%s:%d", in.SectionName(), in.Port))
+		}
+		return fmt.Sprint(strings.Join(out, " "), " notReady=", last.NotReady)
+	}
+	want := func(got, want string) {
+		t.Helper()
+		if got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	want(step(0, service("a", "8080"), pod("app: a")), "http:8080 notReady=[]")
+	if !m.due().IsZero() {
+		t.Error("something is due")
+	}
+	want(step(0, pod("app: none")), "http:8080 notReady=[http]")
+	if due := m.due(); !due.Equal(now.Add(linger)) {
+		t.Error("due at", due)
+	}
+	// It comes back, and goes again: the time begins anew.
+	want(step(linger/2, pod("app: a")), "http:8080 notReady=[]")
+	want(step(linger/2, pod("app: none")), "http:8080 notReady=[http]")
+	// What comes in the meantime makes it no longer; another port takes the name.
+	want(step(linger/2, service("b", "9090"), pod("app: b")), "http:9090 8080:8080 notReady=[8080]")
+	want(step(linger/2-1), "http:9090 8080:8080 notReady=[8080]")
+	want(step(1), "http:9090 notReady=[]")
+	if !m.due().IsZero() {
+		t.Error("something is due")
+	}
+	// Another pod of the name inherits nothing.
+	want(step(0, strings.Replace(pod("app: none"), "uid: u", "uid: v", 1)), " notReady=[]")
+	// However many Services come and go, it is bounded.
+	for i := range 3 * maxLingering {
+		name := fmt.Sprint("c", i)
+		step(0, service(name, fmt.Sprint(1000+i)), strings.Replace(pod("app: "+name), "uid: u", "uid: v", 1))
+	}
+	if n := len(last.Spec.Networking.Inbound); n != maxLingering+1 {
+		t.Error(n, "inbounds")
+	}
+	step(linger)
+	if n := len(last.Spec.Networking.Inbound); n != 1 || !m.due().IsZero() {
+		t.Error(n, "inbounds are left, due", m.due())
 	}
 }
 

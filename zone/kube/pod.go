@@ -34,6 +34,7 @@ type podInput struct {
 	namespace *Namespace // nil: not seen yet
 	node      *Node      // nil: not seen yet
 	services  []selecting
+	former    []mesh.Inbound // that no Service has any more, but linger
 }
 
 // podOf makes the Dataplane of a pod; nil while it has none: without a sidecar,
@@ -55,6 +56,7 @@ func podOf(in podInput) (*platform.Pod, error) {
 		spec.Networking.TransparentProxying, inbound, warning = transparentOf(p)
 		if inbound { // else nobody would reach the proxy instead of the application
 			spec.Networking.Inbound, notReady = inboundsOf(p, in.services)
+			spec.Networking.Inbound, notReady = outlast(spec.Networking.Inbound, notReady, in.former)
 		}
 	}
 	r := mesh.Resource{
