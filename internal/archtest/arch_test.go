@@ -37,6 +37,7 @@ func rooms() []room {
 		{"mesh", []string{"identity/..."}, "the domain is pure: shared by global, zone and CLI, testable without I/O"},
 		{"mesh/schema", []string{"mesh", "identity/..."}, "schemas are derived from kinds alone"},
 		{"mesh/ir", []string{"mesh", "identity/..."}, "what proxies must do, said without Envoy, so that policy has Envoy-free tests"},
+		{"mesh/ir/effect", []string{"mesh", "mesh/ir", "mesh/ir/irtest", "internal/..."}, "what a difference means, in words, where no Envoy is known"},
 		{"mesh/ir/irtest", []string{"mesh", "mesh/ir", "internal/..."}, "worlds for tests of compilers"},
 		{"mesh/meshtest", []string{"mesh", "identity/...", "internal/..."}, "builders for tests of the domain"},
 		{"ingress", []string{"mesh", "mesh/ir", "identity/..."}, "an ingress is one more compiler, not one more server"},

@@ -13,15 +13,15 @@ func Tightens(old, next Permission) bool {
 	before := allowed(old)
 	after := allowed(next)
 	for _, m := range before {
-		if !anyMatch(after, func(n mesh.Match) bool { return covers(n, m) }) {
+		if !anyMatch(after, func(n mesh.Match) bool { return Covers(n, m) }) {
 			return true
 		}
 	}
 	for _, d := range next.Deny {
-		if anyMatch(matches(old.Deny), func(n mesh.Match) bool { return covers(n, d.Match) }) {
+		if anyMatch(matches(old.Deny), func(n mesh.Match) bool { return Covers(n, d.Match) }) {
 			continue
 		}
-		if anyMatch(before, func(n mesh.Match) bool { return overlap(n, d.Match) }) {
+		if anyMatch(before, func(n mesh.Match) bool { return Overlap(n, d.Match) }) {
 			return true
 		}
 	}
@@ -49,8 +49,8 @@ func anyMatch(list []mesh.Match, is func(mesh.Match) bool) bool {
 	return false
 }
 
-// covers reports whether every caller that narrow matches is matched by wide.
-func covers(wide, narrow mesh.Match) bool {
+// Covers reports whether every caller that narrow matches is matched by wide.
+func Covers(wide, narrow mesh.Match) bool {
 	if wide.SNI != nil && (narrow.SNI == nil || *wide.SNI != *narrow.SNI) {
 		return false
 	}
@@ -66,8 +66,8 @@ func covers(wide, narrow mesh.Match) bool {
 	return *wide.SpiffeID == *narrow.SpiffeID
 }
 
-// overlap reports whether some caller may match both.
-func overlap(a, b mesh.Match) bool {
+// Overlap reports whether some caller may match both.
+func Overlap(a, b mesh.Match) bool {
 	if a.SNI != nil && b.SNI != nil && a.SNI.Value != b.SNI.Value {
 		return false
 	}
