@@ -95,7 +95,7 @@ func TestPod(t *testing.T) {
 
 func ask(t *testing.T, address string) int {
 	t.Helper()
-	response, err := http.Get("http://" + address + appprobe.Path("web", appprobe.Liveness))
+	response, err := http.Get("http://" + address + appprobe.Path("web", appprobe.Liveness, ""))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -110,7 +110,7 @@ func TestServer(t *testing.T) {
 			}
 			front := httptest.NewServer(s)
 			defer front.Close()
-			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, front.URL+Path("web", Liveness), nil)
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, front.URL+Path("web", Liveness, ""), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -153,7 +153,7 @@ func TestManyAskAtOnce(t *testing.T) {
 	arrived := make(chan struct{}, many)
 	ask := func() {
 		w := httptest.NewRecorder()
-		r := httptest.NewRequest(http.MethodGet, Path("app", Liveness), nil)
+		r := httptest.NewRequest(http.MethodGet, Path("app", Liveness, ""), nil)
 		arrived <- struct{}{}
 		s.ServeHTTP(w, r)
 		codes <- w.Code
@@ -178,7 +178,8 @@ func TestOnlyWhatIsInTheTable(t *testing.T) {
 	app := httptest.NewServer(http.HandlerFunc(application))
 	defer app.Close()
 	port := portOf(t, app.Listener.Addr().String())
-	s, err := NewServer(Config{Host: "127.0.0.1", Table: Table{"web/liveness": {Type: HTTP, Port: port, Path: "/ok", TimeoutSeconds: 1}}})
+	s, err := NewServer(Config{Host: "127.0.0.1", Table: Table{"web/liveness": {Type: HTTP, Port: port, Path: "/ok", TimeoutSeconds: 1},
+		"web/prestop": {Type: HTTP, Port: port, Path: "/ok", Secret: "s3cret"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,6 +189,13 @@ func TestOnlyWhatIsInTheTable(t *testing.T) {
 	}{
 		{"GET", "/app-probes/web/liveness?path=/no", 200},
 		{"GET", "/app-probes/web/readiness", 404},
+		{"GET", Path("web", PreStop, "s3cret"), 200},
+		{"GET", Path("web", PreStop, ""), 404},
+		{"GET", Path("web", PreStop, "") + "/", 404},
+		{"GET", Path("web", PreStop, "another"), 404},
+		{"GET", Path("web", PreStop, "s3cret") + "/more", 404},
+		{"GET", Path("web", Liveness, "s3cret"), 404},
+		{"GET", Path("web", Liveness, "") + "/", 404},
 		{"GET", "/ok", 404},
 		{"GET", fmt.Sprintf("/%d/ok", port), 404},
 		{"POST", "/app-probes/web/liveness", 405},
@@ -212,6 +220,7 @@ func TestParse(t *testing.T) {
 		`{"web/liveness":{"type":"tcp"}}`:                              "port must be",
 		`{"web/liveness":{"type":"tcp","port":1,"timeoutSeconds":-1}}`: "timeoutSeconds",
 		`{"web/liveness":{"type":"tcp","port":70000}}`:                 "cannot unmarshal",
+		`{"web/prestop":{"type":"tcp","port":1,"secret":"a/b"}}`:       "letters and digits",
 		strings.Repeat(" ", maxTable+1):                                "at most",
 	} {
 		if _, err := Parse([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {

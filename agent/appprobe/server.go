@@ -2,6 +2,7 @@ package appprobe
 
 import (
 	"context"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,8 +14,7 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// maxInFlight bounds the hooks that run at once: whoever reaches the port can start
-// one. Of each check one runs at a time.
+// maxInFlight bounds the hooks that run at once. Of each check one runs at a time.
 const maxInFlight = 64
 
 // Config of a Server.
@@ -71,11 +71,27 @@ func (s *Server) Run(ctx context.Context) error {
 	return nil
 }
 
-// ServeHTTP answers GET /app-probes/<container>/<kind>.
+// find what a path asks for. A wrong secret looks like a path that nobody has.
+func (s *Server) find(path string) (key string, p Probe, ok bool) {
+	rest, ok := strings.CutPrefix(path, "/app-probes/")
+	parts := strings.Split(rest, "/")
+	if !ok || len(parts) < 2 || len(parts) > 3 {
+		return "", p, false
+	}
+	key = Key(parts[0], parts[1])
+	p, ok = s.cfg.Table[key]
+	secret := ""
+	if len(parts) == 3 {
+		secret = parts[2]
+	}
+	return key, p, ok && (len(parts) == 3) == (p.Secret != "") && subtle.ConstantTimeCompare([]byte(secret), []byte(p.Secret)) == 1
+}
+
+// ServeHTTP answers GET /app-probes/<container>/<kind>, and /<secret> behind it for
+// what has one.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	key, ok := strings.CutPrefix(r.URL.Path, "/app-probes/")
-	probe, known := s.cfg.Table[key]
-	if !ok || !known {
+	key, probe, known := s.find(r.URL.Path)
+	if !known {
 		http.Error(w, "no such probe", http.StatusNotFound)
 		return
 	}

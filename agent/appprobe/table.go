@@ -16,6 +16,7 @@ const Port = 9001
 const (
 	maxTable   = 256 << 10
 	maxEntries = 256
+	maxSecret  = 64
 )
 
 // Type says how the application is asked.
@@ -50,6 +51,9 @@ type Probe struct {
 	Service string `json:"service,omitempty"`
 	// TimeoutSeconds after which the kubelet gives up; 0 for hooks, which have none.
 	TimeoutSeconds int32 `json:"timeoutSeconds,omitempty"`
+	// Secret is the last part of the path, which only who knows it can ask; hooks
+	// have one, since what they do is not everybody's to start. Empty for none.
+	Secret string `json:"secret,omitempty"`
 }
 
 // Header of an HTTP request.
@@ -64,8 +68,15 @@ type Table map[string]Probe
 // Key of a container's probe in a table.
 func Key(container, kind string) string { return container + "/" + kind }
 
-// Path of a probe on the agent: "/app-probes/web/liveness".
-func Path(container, kind string) string { return "/app-probes/" + Key(container, kind) }
+// Path of a probe on the agent: "/app-probes/web/liveness", and with a secret
+// "/app-probes/web/prestop/<secret>".
+func Path(container, kind, secret string) string {
+	path := "/app-probes/" + Key(container, kind)
+	if secret != "" {
+		path += "/" + secret
+	}
+	return path
+}
 
 // Parse reads a table written as JSON; empty text is an empty table.
 func Parse(text []byte) (Table, error) {
@@ -103,6 +114,9 @@ func (t Table) Validate() error {
 		}
 		if p.Port == 0 {
 			bad("port must be 1 to 65535")
+		}
+		if len(p.Secret) > maxSecret || strings.Trim(p.Secret, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789") != "" {
+			bad("secret must have letters and digits, at most %d", maxSecret)
 		}
 		if p.TimeoutSeconds < 0 {
 			bad("timeoutSeconds must not be negative")

@@ -50,6 +50,8 @@ type Admitter struct {
 	platform *Platform
 	review   func(ctx context.Context, token string) (*authenticationv1.TokenReviewStatus, error)
 
+	reviews *reviews
+
 	mu   sync.Mutex
 	good map[[sha256.Size]byte]goodToken
 }
@@ -63,7 +65,7 @@ var _ agents.Admitter = (*Admitter)(nil)
 
 // Admitter for the agents of the cluster's pods.
 func (p *Platform) Admitter() *Admitter {
-	return &Admitter{platform: p, review: reviewer(p.cfg.Client.Authentication), good: map[[sha256.Size]byte]goodToken{}}
+	return &Admitter{platform: p, review: reviewer(p.cfg.Client.Authentication), reviews: newReviews(), good: map[[sha256.Size]byte]goodToken{}}
 }
 
 func reviewer(client rest.Interface) func(context.Context, string) (*authenticationv1.TokenReviewStatus, error) {
@@ -92,15 +94,29 @@ func (a *Admitter) Authenticate(ctx context.Context, bearer string) (agents.Cred
 	}
 	ctx, cancel := context.WithTimeout(ctx, reviewTimeout)
 	defer cancel()
+	end, err := a.reviews.begin(ctx, sum, sourceOf(ctx), now)
+	if err != nil {
+		return nil, err
+	}
+	who, err := a.ask(ctx, bearer)
+	end(err)
+	if err != nil {
+		return nil, err
+	}
+	a.remember(sum, goodToken{who: who, until: now.Add(reviewLasts)}, now)
+	return who, nil
+}
+
+// ask lets the API server say whose a token is.
+func (a *Admitter) ask(ctx context.Context, bearer string) (podCredential, error) {
 	review, err := a.review(ctx, bearer)
 	if err != nil {
-		return nil, status.Errorf(codes.Unavailable, "the API server did not say whose token this is: %v", err)
+		return podCredential{}, status.Errorf(codes.Unavailable, "the API server did not say whose token this is: %v", err)
 	}
 	who, err := podFrom(review)
 	if err != nil {
-		return nil, status.Error(codes.Unauthenticated, err.Error())
+		return podCredential{}, status.Error(codes.Unauthenticated, err.Error())
 	}
-	a.remember(sum, goodToken{who: who, until: now.Add(reviewLasts)}, now)
 	return who, nil
 }
 

@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"cmp"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -49,6 +50,8 @@ type Config struct {
 	Patches []string
 	// Patch finds a ContainerPatch.
 	Patch func(name string) (*mesh.ContainerPatch, bool)
+	// Secret makes what nobody can guess, default crypto/rand.Text.
+	Secret func() string
 }
 
 // WithDefaults checks and completes a configuration.
@@ -67,6 +70,9 @@ func (c Config) WithDefaults() (Config, error) {
 	}
 	if c.Patch == nil {
 		c.Patch = func(string) (*mesh.ContainerPatch, bool) { return nil, false }
+	}
+	if c.Secret == nil {
+		c.Secret = rand.Text
 	}
 	return c, nil
 }
@@ -101,14 +107,14 @@ func Inject(cfg Config, pod *corev1.Pod, ns Namespace) (Result, error) {
 		return Result{Left: left, Why: why}, nil
 	}
 	if i := slices.IndexFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == SidecarName }); i >= 0 {
-		return again(pod, i)
+		return again(cfg, pod, i)
 	}
 	v := newValues("annotation", pod.Annotations)
 	redirect, err := json.Marshal(redirectOf(v, cfg))
 	if err != nil {
 		return Result{}, err
 	}
-	ops, probes := takeProbes(pod, nil)
+	ops, probes := takeProbes(pod, nil, cfg.Secret)
 	containers := injected(v, cfg, probes)
 	first := v.onOff(annotationFirst, true)
 	if err := v.err(); err != nil {
@@ -146,12 +152,12 @@ func leftAlone(cfg Config, pod *corev1.Pod, ns Namespace) (left, why string) {
 
 // again is Inject on a pod that has a sidecar: it was called a second time, for
 // others changed the pod after it, or the pod is a copy of another.
-func again(pod *corev1.Pod, sidecar int) (Result, error) {
+func again(cfg Config, pod *corev1.Pod, sidecar int) (Result, error) {
 	have, at, err := probesOf(&pod.Spec.InitContainers[sidecar])
 	if err != nil {
 		return Result{}, fmt.Errorf("container %s: %w", SidecarName, err)
 	}
-	ops, probes := takeProbes(pod, have)
+	ops, probes := takeProbes(pod, have, cfg.Secret)
 	if len(ops) == 0 {
 		return Result{}, nil
 	}

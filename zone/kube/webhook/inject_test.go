@@ -29,7 +29,7 @@ type testCase struct {
 
 func (c testCase) config(t *testing.T) Config {
 	t.Helper()
-	cfg, err := Config{Image: "tombolo-agent:1", ZoneCA: "PEM\n", CNI: c.CNI, Patches: c.Defaults,
+	cfg, err := Config{Image: "tombolo-agent:1", ZoneCA: "PEM\n", CNI: c.CNI, Patches: c.Defaults, Secret: func() string { return "GUESS" },
 		Patch: func(name string) (*mesh.ContainerPatch, bool) { p, ok := c.Patches[name]; return p, ok }}.WithDefaults()
 	if err != nil {
 		t.Fatal(err)

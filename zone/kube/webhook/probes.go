@@ -12,8 +12,9 @@ import (
 
 // takeProbes points the probes and hooks of a pod's containers at the agent. The
 // table it returns is have with what was found. Probes that run in the container
-// (exec), ask another host, or ask the agent already are not touched.
-func takeProbes(pod *corev1.Pod, have appprobe.Table) (ops []Op, table appprobe.Table) {
+// (exec), ask another host, or ask the agent already are not touched. Every hook gets
+// a path that nobody can guess, made by secret.
+func takeProbes(pod *corev1.Pod, have appprobe.Table, secret func() string) (ops []Op, table appprobe.Table) {
 	table = appprobe.Table{}
 	for key, p := range have {
 		table[key] = p
@@ -44,7 +45,7 @@ func takeProbes(pod *corev1.Pod, have appprobe.Table) (ops []Op, table appprobe.
 				}
 				taken.TimeoutSeconds = max(1, p.probe.TimeoutSeconds) // Kubernetes' default is 1
 				table[appprobe.Key(c.Name, p.kind)] = taken
-				ops = append(ops, replaceHandler(at+"/"+p.member, p.probe.ProbeHandler, c.Name, p.kind)...)
+				ops = append(ops, replaceHandler(at+"/"+p.member, p.probe.ProbeHandler, appprobe.Path(c.Name, p.kind, ""))...)
 			}
 			if c.Lifecycle == nil {
 				continue
@@ -64,8 +65,9 @@ func takeProbes(pod *corev1.Pod, have appprobe.Table) (ops []Op, table appprobe.
 				if !ok {
 					continue
 				}
+				taken.Secret = secret()
 				table[appprobe.Key(c.Name, h.kind)] = taken
-				ops = append(ops, replaceHandler(at+"/lifecycle/"+h.member, handler, c.Name, h.kind)...)
+				ops = append(ops, replaceHandler(at+"/lifecycle/"+h.member, handler, appprobe.Path(c.Name, h.kind, taken.Secret))...)
 			}
 		}
 	}
@@ -113,7 +115,7 @@ func portOf(c corev1.Container, p intstr.IntOrString) (uint16, bool) {
 	return 0, false
 }
 
-func replaceHandler(at string, was corev1.ProbeHandler, container, kind string) (ops []Op) {
+func replaceHandler(at string, was corev1.ProbeHandler, path string) (ops []Op) {
 	member := "httpGet"
 	switch {
 	case was.TCPSocket != nil:
@@ -124,7 +126,7 @@ func replaceHandler(at string, was corev1.ProbeHandler, container, kind string) 
 	return []Op{
 		{Op: "remove", Path: at + "/" + member},
 		{Op: "add", Path: at + "/httpGet", Value: corev1.HTTPGetAction{
-			Path: appprobe.Path(container, kind), Port: intstr.FromInt32(appprobe.Port), Scheme: corev1.URISchemeHTTP}},
+			Path: path, Port: intstr.FromInt32(appprobe.Port), Scheme: corev1.URISchemeHTTP}},
 	}
 }
 

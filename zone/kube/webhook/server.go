@@ -44,8 +44,11 @@ type ServerConfig struct {
 
 // Server is the HTTPS server of the webhooks. It keeps no state.
 type Server struct {
-	cfg   ServerConfig
-	slots chan struct{}
+	cfg ServerConfig
+	// slots of reviews that are being answered; reading are those whose body is on
+	// its way, by source.
+	slots   chan struct{}
+	reading *gate
 }
 
 // NewServer checks the configuration. It does no I/O.
@@ -59,7 +62,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg, slots: make(chan struct{}, maxInFlight)}, nil
+	return &Server{cfg: cfg, slots: make(chan struct{}, maxInFlight), reading: newGate(perSource)}, nil
 }
 
 // Run serves until ctx ends, and then what is in flight.
@@ -86,7 +89,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 		defer cancel()
 		_ = server.Shutdown(bounded) // what is still in flight then is cut
 	})
-	err := server.ServeTLS(listener, "", "")
+	err := server.ServeTLS(gated{listener, newGate(perSource)}, "", "")
 	if !stop() {
 		<-done
 	}
@@ -109,19 +112,20 @@ func (s *Server) Handler() http.Handler {
 }
 
 func (s *Server) review(w http.ResponseWriter, r *http.Request, handler Handler) {
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	case <-r.Context().Done():
-		return
-	}
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
 		http.Error(w, "Content-Type must be application/json", http.StatusUnsupportedMediaType)
 		return
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxReview))
-	if err != nil {
-		http.Error(w, fmt.Sprintf("body must have at most %d bytes: %v", maxReview, err), http.StatusRequestEntityTooLarge)
+	body, ok := s.read(w, r)
+	if !ok {
+		return
+	}
+	// Whoever has sent everything waits its turn: no more than so many are decoded
+	// and answered at a time, which takes us and the API server alone.
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	case <-r.Context().Done():
 		return
 	}
 	var review admissionv1.AdmissionReview
@@ -148,6 +152,29 @@ func (s *Server) review(w http.ResponseWriter, r *http.Request, handler Handler)
 	if err := json.NewEncoder(w).Encode(answer); err != nil {
 		s.cfg.Log.Debug("answer not sent", "err", err)
 	}
+}
+
+// read takes the body of a request. Those of one source that dawdle are in nobody
+// else's way.
+func (s *Server) read(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
+	ctx, cancel := context.WithTimeout(r.Context(), bodyBudget)
+	defer cancel()
+	leave, ok := s.reading.enter(ctx, host(r.RemoteAddr))
+	if !ok {
+		http.Error(w, fmt.Sprintf("%d requests of this address are being read, the most allowed", perSource), http.StatusTooManyRequests)
+		return nil, false
+	}
+	defer leave()
+	hurry(w)
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxReview))
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		http.Error(w, fmt.Sprintf("body must have at most %d bytes", maxReview), http.StatusRequestEntityTooLarge)
+	case err != nil:
+		http.Error(w, fmt.Sprintf("body must be sent within %s: %v", bodyBudget, err), http.StatusRequestTimeout)
+	}
+	return body, err == nil
 }
 
 func messageOf(r *admissionv1.AdmissionResponse) string {
