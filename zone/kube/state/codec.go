@@ -3,6 +3,7 @@ package state
 import (
 	"bytes"
 	"compress/gzip"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,14 +37,45 @@ var errTooLarge = errors.New("the state is too large for its Secret")
 
 // shared is the content of the Secret of what all instances share.
 type shared struct {
-	Format      int               `json:"format"`
-	Zone        string            `json:"zone"`
-	Revision    int64             `json:"revision"`
-	Digest      string            `json:"digest,omitempty"`
+	Format int    `json:"format"`
+	Zone   string `json:"zone"`
+	seal
 	SessionKey  []byte            `json:"sessionKey,omitempty"`
 	Authorities []authority       `json:"authorities,omitempty"`
 	Counters    map[string]uint64 `json:"counters,omitempty"`
 	Permissions map[string][]byte `json:"permissions,omitempty"`
+}
+
+// seal says which content of the shards together is the copy of what global had
+// at a position. Secrets are written one by one, by a leader that may have been
+// behind the former one: only shards that are the very ones sealed are at that
+// position. Others, and those that a program without seals wrote, are at none.
+type seal struct {
+	Revision int64    `json:"revision"`
+	Digest   string   `json:"digest,omitempty"`
+	Shards   [][]byte `json:"shards,omitempty"` // SHA-256 of each, as it lies in its Secret; empty where there is none
+}
+
+func (s *seal) holds(written map[string][sha256.Size]byte) bool {
+	if len(s.Shards) != shards {
+		return false
+	}
+	for n, want := range s.Shards {
+		if got, there := written[shardName(n)]; there != (len(want) > 0) || there && !bytes.Equal(want, got[:]) {
+			return false
+		}
+	}
+	return true
+}
+
+func sealOf(at disk.Position, written map[string][sha256.Size]byte) seal {
+	s := seal{Revision: int64(at.Revision), Digest: at.Digest, Shards: make([][]byte, shards)}
+	for n := range s.Shards {
+		if sum, there := written[shardName(n)]; there {
+			s.Shards[n] = sum[:]
+		}
+	}
+	return s
 }
 
 type authority struct {
@@ -162,8 +194,8 @@ func (t *tables) apply(u *disk.Update) (dirty [shards]bool, meta bool) {
 	return dirty, u.Position != nil || len(u.PutAuthorities)+len(u.Counters)+len(u.Permissions)+len(u.SessionKey) > 0
 }
 
-func (t *tables) shared(zone string) shared {
-	s := shared{Format: format, Zone: zone, Revision: int64(t.position.Revision), Digest: t.position.Digest, SessionKey: t.session,
+func (t *tables) shared(zone string, at seal) shared {
+	s := shared{Format: format, Zone: zone, seal: at, SessionKey: t.session,
 		Counters: maps.Clone(t.counters), Permissions: maps.Clone(t.permissions)}
 	for _, a := range t.sortedAuthorities() {
 		s.Authorities = append(s.Authorities, authority(a))

@@ -11,5 +11,7 @@
 // written before Commit returns. The copy of global's resources is written
 // behind: after a crash of every instance the zone goes on from what was written,
 // and global sends what came after. So no change of policy waits for the API
-// server, or is refused while it is away.
+// server, or is refused while it is away. A seal says which content of the shards
+// belongs to which position of global's history: whoever finds another content
+// starts with it, and asks global for everything.
 package state

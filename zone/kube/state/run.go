@@ -37,6 +37,7 @@ func (s *Store) Lead() {
 	}
 	s.meta = true
 	s.mu.Unlock()
+	s.stale.Store(true)
 	s.poke()
 }
 
@@ -76,18 +77,20 @@ func (s *Store) write(ctx context.Context, adopt func(disk.Update)) {
 	}
 }
 
-// flush writes the shards that are due and then what is shared: its position is
-// never ahead of them. What a follower has to write is written when it leads.
+// flush writes the shards that are due and then what is shared, with the seal of
+// both. What a follower has to write is written when it leads.
 func (s *Store) flush(ctx context.Context) error {
 	if !s.cfg.Leads() {
 		return nil
 	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	if err := s.refresh(ctx); err != nil {
+		return err
+	}
 	s.mu.Lock()
-	dirty, meta := s.dirty, s.meta
+	dirty, meta, at := s.dirty, s.meta, s.tables.position
 	s.dirty, s.meta = [shards]bool{}, false
-	next := s.tables.shared(s.cfg.Zone)
 	var contents [shards]shard
 	var errs []error
 	var unfit [shards]bool
@@ -123,13 +126,42 @@ func (s *Store) flush(ctx context.Context) error {
 			dirty[n] = false
 		}
 	}
-	if len(errs) > 0 { // the other shards are written all the same
+	s.mu.Lock()
+	if len(errs) == 0 { // else the former seal holds for none of the shards any more
+		s.sealed = sealOf(at, s.written)
+	}
+	next := s.tables.shared(s.cfg.Zone, s.sealed)
+	s.mu.Unlock()
+	meta = true // until it is written
+	if err := s.put(ctx, SecretName, next); err != nil {
+		return again(errors.Join(append(errs, err)...))
+	}
+	meta = false
+	if len(errs) > 0 {
 		return again(errors.Join(errs...))
 	}
-	if meta {
-		if err := s.put(ctx, SecretName, next); err != nil {
-			return again(err)
+	return nil
+}
+
+// refresh learns what the former leader left: what is the same need not be
+// written, and what is not must be.
+func (s *Store) refresh(ctx context.Context) error {
+	if !s.stale.Swap(false) {
+		return nil
+	}
+	for n := range shards {
+		call, cancel := context.WithTimeout(ctx, callTimeout)
+		var there shard
+		err := s.get(call, shardName(n), &there)
+		cancel()
+		if err != nil {
+			s.stale.Store(true)
+			return err
 		}
+	}
+	if err := s.meet(ctx, SecretName, shared{}); err != nil {
+		s.stale.Store(true)
+		return err
 	}
 	return nil
 }
@@ -167,13 +199,14 @@ func (s *Store) put(ctx context.Context, name string, v any) error {
 			return nil
 		case apierrors.IsNotFound(err):
 			delete(s.versions, name)
+			delete(s.written, name)
 		case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err):
 			if err := s.meet(ctx, name, v); err != nil {
 				return err
 			}
 			if _, isShared := v.(shared); isShared {
 				s.mu.Lock()
-				again := s.tables.shared(s.cfg.Zone)
+				again := s.tables.shared(s.cfg.Zone, s.sealed)
 				s.mu.Unlock()
 				if data, err = pack(again); err != nil {
 					return fmt.Errorf("secret %s: %w", name, err)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -29,6 +30,9 @@ const (
 	dataKey = "state"
 	// flushPause is the least time between two writes of the same Secret.
 	flushPause = 500 * time.Millisecond
+	// settle is how often a follower reads again what the leader is about to write,
+	// before it starts from no position and asks global for a snapshot.
+	settle = 6
 	// callTimeout bounds one request.
 	callTimeout = 5 * time.Second
 	maxPause    = 10 * time.Second
@@ -60,6 +64,8 @@ type Store struct {
 	tables tables
 	dirty  [shards]bool
 	meta   bool
+	// sealed is what the shards were when they were last written or read together.
+	sealed seal
 	// news were met while writing; Run hands them on.
 	news []disk.Update
 
@@ -67,6 +73,8 @@ type Store struct {
 	writing  sync.Mutex
 	versions map[string]string
 	written  map[string][sha256.Size]byte
+	// stale is true while another instance may have written since they were read.
+	stale atomic.Bool
 }
 
 var _ disk.Store = (*Store)(nil)
@@ -87,10 +95,12 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	tick := time.NewTicker(flushPause)
 	defer tick.Stop()
 	waiting := false
-	for {
-		err := s.read(ctx)
+	for unsettled := 0; ; {
+		whole, err := s.read(ctx)
 		if err == nil && (len(s.tables.session) > 0 || cfg.Leads()) {
-			return s, nil
+			if unsettled++; whole || cfg.Leads() || unsettled > settle {
+				return s, nil
+			}
 		}
 		if err != nil && !retriable(err) {
 			return nil, fmt.Errorf("open state: %w", err)
@@ -111,25 +121,31 @@ func retriable(err error) bool {
 	return !apierrors.IsForbidden(err) && !errors.Is(err, disk.ErrDamaged)
 }
 
-// read loads every Secret of the state.
-func (s *Store) read(ctx context.Context) error {
+// read loads every Secret of the state, and reports whether the shards are those
+// that the position belongs to. Otherwise the leader is writing, or was when it
+// ended: the resources are good to start from, but what is missing in them nobody
+// knows, so they are at no position.
+func (s *Store) read(ctx context.Context) (whole bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	s.versions, s.written = map[string]string{}, map[string][sha256.Size]byte{}
 	t := newTables()
-	// The position is read first: it is written last, so the shards that are read
-	// after it are as new as it, or newer, and global's changes after it may be
-	// applied twice. The other way round some could be missed for good.
 	var sh shared
 	if err := s.get(ctx, SecretName, &sh); err != nil {
-		return err
+		return false, err
+	}
+	if sh.Format > format {
+		return false, fmt.Errorf("%w: it has format %d, this program reads up to %d", disk.ErrDamaged, sh.Format, format)
+	}
+	if sh.Zone != "" && sh.Zone != s.cfg.Zone {
+		return false, fmt.Errorf("%w: secret %s/%s belongs to zone %q, not %q: a zone's name is fixed once it has joined", disk.ErrDamaged, s.cfg.Namespace, SecretName, sh.Zone, s.cfg.Zone)
 	}
 	for n := range shards {
 		var some shard
 		if err := s.get(ctx, shardName(n), &some); err != nil {
-			return err
+			return false, err
 		}
 		for _, part := range []struct {
 			texts [][]byte
@@ -138,24 +154,21 @@ func (s *Store) read(ctx context.Context) error {
 			for _, text := range part.texts {
 				r, err := disk.UnmarshalResource(text)
 				if err != nil {
-					return fmt.Errorf("%w: %s: %w", disk.ErrDamaged, shardName(n), err)
+					return false, fmt.Errorf("%w: secret %s: %w", disk.ErrDamaged, shardName(n), err)
 				}
 				part.table[r.Key] = r
 			}
 		}
 	}
-	if sh.Format > format {
-		return fmt.Errorf("%w: it has format %d, this program reads up to %d", disk.ErrDamaged, sh.Format, format)
-	}
-	if sh.Zone != "" && sh.Zone != s.cfg.Zone {
-		return fmt.Errorf("%w: secret %s/%s belongs to zone %q, not %q: a zone's name is fixed once it has joined", disk.ErrDamaged, s.cfg.Namespace, SecretName, sh.Zone, s.cfg.Zone)
-	}
 	t.takeShared(&sh)
-	t.position = disk.Position{Revision: mesh.Revision(sh.Revision), Digest: sh.Digest}
+	if whole = sh.holds(s.written); whole {
+		t.position = disk.Position{Revision: mesh.Revision(sh.Revision), Digest: sh.Digest}
+	}
 	s.mu.Lock()
 	s.tables = t
+	s.sealed = sealOf(t.position, s.written)
 	s.mu.Unlock()
-	return nil
+	return whole, nil
 }
 
 // get reads one Secret into v; one that does not exist leaves v as it is.
@@ -163,6 +176,7 @@ func (s *Store) get(ctx context.Context, name string, v any) error {
 	o, err := s.client().Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		delete(s.versions, name)
+		delete(s.written, name)
 		return nil
 	}
 	if err != nil {
@@ -247,7 +261,7 @@ func (s *Store) writeKeys(u disk.Update) error {
 	}
 	s.tables.takeShared(&there)
 	s.tables.apply(&u)
-	next := s.tables.shared(s.cfg.Zone)
+	next := s.tables.shared(s.cfg.Zone, s.sealed)
 	s.mu.Unlock()
 	return s.put(ctx, SecretName, next)
 }

@@ -36,6 +36,14 @@ type cluster struct {
 	away    atomic.Bool
 	writes  atomic.Int64
 	version atomic.Int64
+	// refused is the beginning of names that cannot be written, if any.
+	refused atomic.Pointer[string]
+}
+
+func (c *cluster) refuse(prefix string) {
+	if c.refused.Store(&prefix); prefix == "" {
+		c.refused.Store(nil)
+	}
 }
 
 func newCluster() *cluster {
@@ -54,6 +62,9 @@ func newCluster() *cluster {
 		}
 		c.writes.Add(1)
 		m := object.(metav1.Object)
+		if p := c.refused.Load(); p != nil && strings.HasPrefix(m.GetName(), *p) {
+			return true, nil, errors.New("connection refused")
+		}
 		if a.GetVerb() == "update" {
 			old, err := c.Tracker().Get(secrets(), m.GetNamespace(), m.GetName())
 			if err == nil && old.(metav1.Object).GetResourceVersion() != m.GetResourceVersion() {
@@ -324,22 +335,104 @@ func TestRefused(t *testing.T) {
 	})
 }
 
-// TestPositionIsReadFirst: it is written last, so whoever reads while the leader
-// writes never has a position that is ahead of its resources.
-func TestPositionIsReadFirst(t *testing.T) {
+// TestSeal: whoever opens the state while shards and position do not belong
+// together gets no position, so that nothing is missing for good.
+func TestSeal(t *testing.T) {
+	resources := func(n int) (u disk.Update) {
+		u.Position = position(int64(n))
+		for i := range n {
+			u.PutResources = append(u.PutResources, timeout(i))
+		}
+		return u
+	}
+	authority := disk.Update{PutAuthorities: []disk.Authority{{Mesh: "m", TrustDomain: "td2", Slots: []byte("key2")}}}
+	for _, test := range []struct {
+		name string
+		// torn leaves the cluster in the middle of something, and returns who ends it.
+		torn func(t *testing.T, c *cluster, leader *instance) *instance
+		// resources that the follower has, at no position; then all, at the position.
+		resources, all, at int
+	}{
+		{"a key is written before the resources", func(t *testing.T, c *cluster, leader *instance) *instance {
+			c.refuse("tombolo-state-")
+			leader.commit(t, resources(50))
+			leader.commit(t, authority)
+			return leader
+		}, 0, 50, 50},
+		{"some shards are written", func(t *testing.T, c *cluster, leader *instance) *instance {
+			leader.commit(t, resources(50))
+			wait(time.Second)
+			c.refuse("tombolo-state-15")
+			u := disk.Update{Position: position(60), ReplaceResources: true}
+			leader.commit(t, u)
+			wait(time.Second)
+			return leader
+		}, 2, 0, 60},
+		{"a new leader is behind the former one", func(t *testing.T, c *cluster, leader *instance) *instance {
+			leader.commit(t, resources(50))
+			wait(time.Second)
+			behind := open(t, c, false)
+			leader.commit(t, resources(80))
+			wait(time.Second)
+			leader.leads.Store(false)
+			leader.stop()
+			c.refuse("tombolo-state-09")
+			behind.leads.Store(true)
+			behind.Lead()
+			wait(time.Second)
+			return behind
+		}, 64, 50, 50},
+		{"the Secrets changed back and forth", func(t *testing.T, c *cluster, leader *instance) *instance {
+			leader.commit(t, resources(50))
+			wait(time.Second)
+			behind := open(t, c, false)
+			leader.commit(t, disk.Update{Position: position(80), ReplaceResources: true})
+			wait(time.Second)
+			leader.leads.Store(false)
+			leader.stop()
+			behind.leads.Store(true)
+			behind.Lead() // what it has is what it read: it must be written again
+			wait(time.Second)
+			return behind
+		}, 50, 50, 50},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster()
+				leader := test.torn(t, c, begun(t, c))
+				refused := c.refused.Load() != nil
+				follower := open(t, c, false)
+				s := mustLoad(t, follower)
+				if want := position(0); refused && (s.Position.Revision != want.Revision || s.Position.Digest != "") {
+					t.Errorf("with %d resources the follower is at %+v", len(s.Resources), s.Position)
+				}
+				if len(s.Resources) != test.resources {
+					t.Errorf("the follower has %d resources, not %d", len(s.Resources), test.resources)
+				}
+				c.refuse("")
+				wait(time.Minute)
+				s = mustLoad(t, open(t, c, false))
+				if len(s.Resources) != test.all || int(s.Position.Revision) != test.at {
+					t.Errorf("in the end there are %d resources at %d, not %d at %d", len(s.Resources), s.Position.Revision, test.all, test.at)
+				}
+				same(t, leader, open(t, c, false))
+			})
+		})
+	}
+}
+
+// TestSettle: a follower that starts while the leader writes waits for it, and is
+// at the leader's position without a snapshot from global.
+func TestSettle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster()
-		begun(t, c).stop()
-		c.ClearActions()
-		open(t, c, true)
-		var read []string
-		for _, a := range c.Actions() {
-			if get, ok := a.(clienttesting.GetAction); ok && a.GetVerb() == "get" {
-				read = append(read, get.GetName())
-			}
-		}
-		if len(read) < 17 || read[0] != state.SecretName {
-			t.Errorf("read in this order: %v", read)
+		leader := begun(t, c)
+		c.refuse("tombolo-state-07")
+		leader.commit(t, disk.Update{Position: position(7), ReplaceResources: true})
+		wait(time.Second)
+		go func() { <-time.After(time.Second); c.refuse("") }()
+		if s := mustLoad(t, open(t, c, false)); s.Position.Revision != 7 {
+			t.Errorf("it is at %d", s.Position.Revision)
 		}
 	})
 }
