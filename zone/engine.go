@@ -103,7 +103,7 @@ type engine struct {
 	sets        map[string]*set
 	layers      map[string]*layer
 	bundles     map[string]*bundle
-	built       xds.Cache // what classes share of their configurations
+	built       *xds.Cache // what classes share of their configurations
 	authorities map[authorityKey]ca.Slots
 	domains     map[string][]string
 	synced      map[mesh.Key]bool
@@ -204,9 +204,9 @@ func newEngine(cfg engineConfig) (*engine, error) {
 		authorities: map[authorityKey]ca.Slots{}, domains: map[string][]string{},
 		synced: map[mesh.Key]bool{}, kept: map[mesh.Key]mesh.Resource{}, files: map[mesh.Key]mesh.Resource{},
 		counters: map[string]uint64{}, permissions: map[string]ir.Permission{}, unsaved: map[mesh.Key]bool{},
-		facts: newFacts(), tracker: newTracker(), given: map[mesh.Key][]string{}, called: map[string]map[mesh.Key]bool{}, vips: newVIPs(cfg.vips), names: map[string]*ir.NameTable{}, serviceNames: map[string]map[mesh.Key]mesh.ServiceNames{}, board: &agents.Board{},
+		built: &xds.Cache{}, facts: newFacts(), tracker: newTracker(), given: map[mesh.Key][]string{}, called: map[string]map[mesh.Key]bool{}, vips: newVIPs(cfg.vips), names: map[string]*ir.NameTable{}, serviceNames: map[string]map[mesh.Key]mesh.ServiceNames{}, board: &agents.Board{},
 	}
-	e.ensure(unitGenerators, stageNamed, e.deriveGenerators)
+	e.ensure(unitGenerators, stageNamed, (*engine).deriveGenerators)
 	if err := e.restore(state); err != nil {
 		return nil, err
 	}

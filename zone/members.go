@@ -256,7 +256,8 @@ func (e *engine) member(r mesh.Resource, spec *mesh.Dataplane) *proxy {
 	e.proxies[r.Key] = p
 	e.members.Store(p.node, true)
 	e.discover(r.Key)
-	e.ensure(p.unit, stageProxy, func(b *batch, r ir.Reader) []mesh.Resource { return e.deriveProxy(b, r, p) })
+	key := r.Key
+	e.ensure(p.unit, stageProxy, func(e *engine, b *batch, r ir.Reader) []mesh.Resource { return e.deriveProxy(b, r, e.proxies[key]) })
 	return p
 }
 

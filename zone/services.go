@@ -20,7 +20,7 @@ const (
 // ensureWorkload makes the unit of a workload: its inventory and, but for pods,
 // whose services the platform knows, its service.
 func (e *engine) ensureWorkload(meshName, workload, namespace string) {
-	e.ensure(unitOf("workload", meshName, mesh.NamespacedName(workload, namespace)), stageService, func(_ *batch, r ir.Reader) []mesh.Resource {
+	e.ensure(unitOf("workload", meshName, mesh.NamespacedName(workload, namespace)), stageService, func(e *engine, _ *batch, r ir.Reader) []mesh.Resource {
 		if e.cfg.env == mesh.EnvKubernetes {
 			return e.deriveInventory(r, meshName, workload, namespace)
 		}
@@ -81,7 +81,7 @@ func (e *engine) deriveWorkload(r ir.Reader, meshName, workload string) []mesh.R
 
 // ensureService makes the unit of a service that a file has.
 func (e *engine) ensureService(key mesh.Key) {
-	e.ensure(unitOf("service", key.Mesh, key.Name), stageService, func(_ *batch, r ir.Reader) []mesh.Resource {
+	e.ensure(unitOf("service", key.Mesh, key.Name), stageService, func(e *engine, _ *batch, r ir.Reader) []mesh.Resource {
 		return e.deriveService(r, key)
 	})
 }

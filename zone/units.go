@@ -23,14 +23,18 @@ const (
 	stageCompile // sets and classes: nothing is derived from them
 )
 
+// derivation is the work of a unit.
+type derivation func(e *engine, b *batch, r ir.Reader) []mesh.Resource
+
 // unit is something that follows from reads of the world.
 type unit struct {
 	id    world.Unit
 	stage int
 	// specs: the unit does not care for what only the status of a resource says.
 	specs bool
-	// derive returns the resources that the unit stands for; nil for compiles.
-	derive func(b *batch, r ir.Reader) []mesh.Resource
+	// derive returns the resources that the unit stands for. It belongs to no engine,
+	// so that a fork runs it on its own state.
+	derive derivation
 	// outputs are what it returned last.
 	outputs map[mesh.Key]mesh.Resource
 }
@@ -48,7 +52,7 @@ func unitOf(kind string, parts ...string) world.Unit {
 }
 
 // ensure makes a unit, dirty, if there is none.
-func (e *engine) ensure(id world.Unit, stage int, derive func(b *batch, r ir.Reader) []mesh.Resource) *unit {
+func (e *engine) ensure(id world.Unit, stage int, derive derivation) *unit {
 	u := e.units[id]
 	if u == nil {
 		u = &unit{id: id, stage: stage, derive: derive, outputs: map[mesh.Key]mesh.Resource{}}
@@ -77,7 +81,7 @@ func (e *engine) runUnit(b *batch, u *unit) []mesh.Change {
 	if u.specs {
 		read = e.world.ReadSpecs
 	}
-	read(u.id, func(r ir.Reader) { out = u.derive(b, r) })
+	read(u.id, func(r ir.Reader) { out = u.derive(e, b, r) })
 	return outputChanges(u, out)
 }
 
@@ -122,11 +126,11 @@ func (e *engine) discover(key mesh.Key) {
 	if name == "" || e.units[unitOf("named", name)] != nil {
 		return
 	}
-	e.ensure(unitOf("tokens", name), stageTokens, func(b *batch, r ir.Reader) []mesh.Resource { return e.deriveTokens(b, r, name) })
-	e.ensure(unitOf("authority", name), stageAuthority, func(b *batch, r ir.Reader) []mesh.Resource { return e.deriveTrust(b, r, name) })
-	e.ensure(unitOf("named", name), stageNamed, func(b *batch, r ir.Reader) []mesh.Resource { return e.deriveNamed(r, name) })
-	e.ensure(unitOf("vips", name), stageAddresses, func(b *batch, r ir.Reader) []mesh.Resource { return e.deriveVIPs(b, r, name) }).specs = true
-	e.ensure(unitOf("names", name), stageNames, func(b *batch, r ir.Reader) []mesh.Resource { return e.deriveNames(b, r, name) }).specs = true
+	e.ensure(unitOf("tokens", name), stageTokens, func(e *engine, b *batch, r ir.Reader) []mesh.Resource { return e.deriveTokens(b, r, name) })
+	e.ensure(unitOf("authority", name), stageAuthority, func(e *engine, b *batch, r ir.Reader) []mesh.Resource { return e.deriveTrust(b, r, name) })
+	e.ensure(unitOf("named", name), stageNamed, func(e *engine, b *batch, r ir.Reader) []mesh.Resource { return e.deriveNamed(r, name) })
+	e.ensure(unitOf("vips", name), stageAddresses, func(e *engine, b *batch, r ir.Reader) []mesh.Resource { return e.deriveVIPs(b, r, name) }).specs = true
+	e.ensure(unitOf("names", name), stageNames, func(e *engine, b *batch, r ir.Reader) []mesh.Resource { return e.deriveNames(b, r, name) }).specs = true
 }
 
 // deriveNamed finds the proxies that somebody calls by name. They have classes of
