@@ -32,6 +32,8 @@ type deps struct {
 	counters  map[string]readers
 	addresses map[mesh.Key]readers
 	edges     int
+	// inherited is set in a fork.
+	inherited *inherited
 }
 
 func newDeps() deps {
@@ -60,6 +62,9 @@ func (d *deps) forget(unit Unit) {
 }
 
 func (d *deps) drop(unit Unit) {
+	if d.inherited != nil {
+		delete(d.inherited.reads, unit)
+	}
 	old := d.units[unit]
 	if old == nil {
 		return
@@ -105,7 +110,12 @@ type touch struct {
 	dirty map[Unit]struct{}
 }
 
-func (d *deps) touch() *touch { return &touch{deps: d, dirty: map[Unit]struct{}{}} }
+func (d *deps) touch() *touch {
+	if d.inherited != nil {
+		d.inherited.drift()
+	}
+	return &touch{deps: d, dirty: map[Unit]struct{}{}}
+}
 
 // change says what of an object is another.
 type change bool
@@ -115,20 +125,26 @@ const (
 	statusChanged change = true
 )
 
-func (t *touch) get(k mesh.Key, c change) { t.all(t.deps.gets[k], c) }
+func (t *touch) get(k mesh.Key, c change) {
+	touched(t.deps, k, func(d *deps) map[mesh.Key]readers { return d.gets }, func(r *reads) map[mesh.Key]struct{} { return r.gets }, t.mark(c))
+}
 
 func (t *touch) lists(queries []ir.Query, c change) {
 	for _, q := range queries {
-		t.all(t.deps.lists[q], c)
+		touched(t.deps, q, func(d *deps) map[ir.Query]readers { return d.lists }, func(r *reads) map[ir.Query]struct{} { return r.lists }, t.mark(c))
 	}
 }
 
-func (t *touch) counter(name string) { t.all(t.deps.counters[name], specChanged) }
+func (t *touch) counter(name string) {
+	touched(t.deps, name, func(d *deps) map[string]readers { return d.counters }, func(r *reads) map[string]struct{} { return r.counters }, t.mark(specChanged))
+}
 
-func (t *touch) addresses(k mesh.Key) { t.all(t.deps.addresses[k], specChanged) }
+func (t *touch) addresses(k mesh.Key) {
+	touched(t.deps, k, func(d *deps) map[mesh.Key]readers { return d.addresses }, func(r *reads) map[mesh.Key]struct{} { return r.addresses }, t.mark(specChanged))
+}
 
-func (t *touch) all(set readers, c change) {
-	for r := range set {
+func (t *touch) mark(c change) func(*reads) {
+	return func(r *reads) {
 		if c == specChanged || !r.bare {
 			t.dirty[r.unit] = struct{}{}
 		}

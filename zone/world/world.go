@@ -24,6 +24,7 @@ type World struct {
 
 	mu       sync.RWMutex
 	revision uint64
+	epoch    uint64 // grows with each fork
 	objects  map[mesh.Key]*item
 	buckets  map[ir.Query]*bucket
 	counters map[string]uint64
@@ -165,7 +166,7 @@ func (w *World) put(t *touch, o *ir.Object) {
 		}
 		w.objects[o.Key] = next
 		for _, q := range queries {
-			w.buckets[q].put(next)
+			w.own(q).put(next)
 		}
 		return
 	}
@@ -174,12 +175,7 @@ func (w *World) put(t *touch, o *ir.Object) {
 	w.objects[o.Key] = next
 	t.lists(queries, specChanged)
 	for _, q := range queries {
-		b := w.buckets[q]
-		if b == nil {
-			b = &bucket{}
-			w.buckets[q] = b
-		}
-		b.put(next)
+		w.own(q).put(next)
 	}
 }
 
@@ -194,7 +190,7 @@ func (w *World) remove(t *touch, key mesh.Key) {
 	t.get(key, specChanged)
 	t.lists(queries, specChanged)
 	for _, q := range queries {
-		b := w.buckets[q]
+		b := w.own(q)
 		b.remove(old.text)
 		if len(b.items) == 0 {
 			delete(w.buckets, q)
@@ -300,6 +296,8 @@ func compareKeys(a, b mesh.Key) int {
 // bucket holds the objects of one index value, sorted by the text of their keys.
 type bucket struct {
 	items []*item
+	// epoch of the world that may write it.
+	epoch uint64
 }
 
 func (b *bucket) find(text string) (int, bool) {
