@@ -1,6 +1,9 @@
 package mesh
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // ClusterStatus is the status of a resource in a Kubernetes cluster: what became
 // of it in that cluster's zone, and, of what global wrote, where it is from.
@@ -25,6 +28,9 @@ type ClusterStatus struct {
 	Rejected int64 `json:"rejected"`
 	// Conditions: Accepted, Programmed.
 	Conditions []ClusterCondition `json:"conditions,omitempty"`
+	// LastGood is the spec that stays in force while the resource's own cannot be
+	// used; see the condition Accepted. Zones that start read it back.
+	LastGood json.RawMessage `json:"lastGood,omitempty"`
 	// Of a service: where the zone's proxies call it.
 	ServiceNames
 }

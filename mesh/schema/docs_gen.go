@@ -42,6 +42,7 @@ func embedded() Docs {
 		"ClusterStatus.Affected":                       "Affected proxies of this zone.",
 		"ClusterStatus.Conditions":                     "Conditions: Accepted, Programmed.",
 		"ClusterStatus.Done":                           "The affected proxies that have it in force.",
+		"ClusterStatus.LastGood":                       "The spec that stays in force while the resource's own cannot be\nused; see the condition Accepted. Zones that start read it back.",
 		"ClusterStatus.Mesh":                           "Mesh that the resource is in.",
 		"ClusterStatus.ObservedGeneration":             "The metadata.generation that this status is about.",
 		"ClusterStatus.Origin":                         "Zone for what was written in this cluster, global for the rest.",

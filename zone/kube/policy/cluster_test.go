@@ -261,11 +261,13 @@ func TestResourcesOnARealCluster(t *testing.T) {
 	if _, err := local.Patch(t.Context(), "slow", types.MergePatchType, []byte(mixed), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "what has no role has no effect", func() bool { _, ok := z.get(key); return !ok })
-	until(t, "its status says why", func() bool {
+	until(t, "its status says why it cannot be used, and what is", func() bool {
 		s := status(local, "slow")
-		return len(s.Conditions) == 1 && s.Conditions[0].Status == "False" && strings.Contains(s.Conditions[0].Message, "mixes items") && s.ObservedGeneration == 2
+		return len(s.Conditions) == 2 && s.Conditions[0].Status == "False" && strings.Contains(s.Conditions[0].Message, "mixes items") && s.ObservedGeneration == 2 && len(s.LastGood) > 0
 	})
+	if r, ok := z.get(key); !ok || r.Labels[mesh.LabelPolicyRole] != mesh.RoleProducer {
+		t.Errorf("the last good one does not stay in force: %+v", r)
+	}
 	if _, err := local.Patch(t.Context(), "slow", types.MergePatchType, []byte(`{"spec":{"to":[{"targetRef":{"kind":"Mesh"},"default":{"idleTimeout":"1s"}}]}}`), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}

@@ -115,7 +115,7 @@ func TestStatus(t *testing.T) {
 		{"half understood", platform.Outcome{Affected: 3, Done: 3, Problems: []string{"why"}}, nil, "3/3", "Accepted=True/Accepted Programmed=False/Problem"},
 		{"not used at all", platform.Outcome{}, mesh.Problems{{Field: "spec", Reason: "why"}}, "", "Accepted=False/Invalid"},
 	} {
-		s := statusOf("east", k, o, c.refused, state(c.out), nil, now)
+		s := statusOf("east", k, o, usability{refused: c.refused}, state(c.out), nil, now)
 		var got []string
 		for _, x := range s.Conditions {
 			got = append(got, x.Type+"="+x.Status+"/"+x.Reason)
@@ -130,8 +130,8 @@ func TestStatus(t *testing.T) {
 			t.Errorf("%s: role %q", c.what, s.Role)
 		}
 	}
-	first := statusOf("east", k, o, nil, state(platform.Outcome{Affected: 2, Done: 1}), nil, now)
-	later := statusOf("east", k, o, nil, state(platform.Outcome{Affected: 2, Done: 2}), &first, now.Add(time.Minute))
+	first := statusOf("east", k, o, usability{}, state(platform.Outcome{Affected: 2, Done: 1}), nil, now)
+	later := statusOf("east", k, o, usability{}, state(platform.Outcome{Affected: 2, Done: 2}), &first, now.Add(time.Minute))
 	if !later.Conditions[0].LastTransitionTime.Equal(now) || !later.Conditions[1].LastTransitionTime.Equal(now.Add(time.Minute)) {
 		t.Errorf("%+v", later.Conditions)
 	}
@@ -147,11 +147,11 @@ func TestStatusOfAService(t *testing.T) {
 	named := platform.State{Names: map[mesh.Key]mesh.ServiceNames{key: {VIPs: []mesh.ServiceVIP{{IP: "243.0.0.1"}},
 		Addresses: []mesh.ServiceAddress{{Hostname: "all.mesh", Origin: mesh.OriginHostnameGenerator}}}}}
 	now := time.Now()
-	first := statusOf("east", k, o, nil, named, nil, now)
+	first := statusOf("east", k, o, usability{}, named, nil, now)
 	if len(first.VIPs) != 1 || len(first.Addresses) != 1 {
 		t.Fatalf("%+v", first)
 	}
-	next := statusOf("east", k, o, nil, platform.State{}, &first, now)
+	next := statusOf("east", k, o, usability{}, platform.State{}, &first, now)
 	patch, err := statusPatch(&next, &first, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -39,9 +39,10 @@ func (r *Resources) status(ctx context.Context, k mesh.Kind, o *object, state pl
 	if w, ok := r.wrote[id]; ok && w.uid == o.UID && now.Sub(w.at) < remembered {
 		old = &w.status
 	}
-	refused := r.refused[owned(r.cfg.Zone, k, o.Name, o.Namespace, o.Labels).Key]
+	key := owned(r.cfg.Zone, k, o.Name, o.Namespace, o.Labels).Key
+	use := usability{refused: r.refused[key], lastGood: r.lastGood[key]}
 	r.mu.Unlock()
-	next := statusOf(r.cfg.Zone, k, o, refused, state, old, now)
+	next := statusOf(r.cfg.Zone, k, o, use, state, old, now)
 	if old != nil && reflect.DeepEqual(*old, next) {
 		return nil
 	}
@@ -96,8 +97,19 @@ func statusPatch(next *mesh.ClusterStatus, former ...*mesh.ClusterStatus) ([]byt
 	return json.Marshal(map[string]any{"status": status})
 }
 
+// usability is what the zone can use of an object.
+type usability struct {
+	// refused says why not its spec; empty if it can.
+	refused mesh.Problems
+	// lastGood is the spec in force instead; empty for none.
+	lastGood json.RawMessage
+}
+
+// inForce reports whether there is something in force that has outcomes.
+func (u usability) inForce() bool { return len(u.refused) == 0 || len(u.lastGood) > 0 }
+
 // statusOf is what to show of an object. What is as it was keeps its times.
-func statusOf(zone string, k mesh.Kind, o *object, refused mesh.Problems, state platform.State, old *mesh.ClusterStatus, now time.Time) mesh.ClusterStatus {
+func statusOf(zone string, k mesh.Kind, o *object, use usability, state platform.State, old *mesh.ClusterStatus, now time.Time) mesh.ClusterStatus {
 	labels := mesh.CanonicalLabels(o.Labels)
 	out := mesh.ClusterStatus{ObservedGeneration: o.Generation, Mesh: meshOf(k, labels), Origin: mesh.OriginZone}
 	key := owned(zone, k, o.Name, o.Namespace, o.Labels).Key
@@ -106,24 +118,31 @@ func statusOf(zone string, k mesh.Kind, o *object, refused mesh.Problems, state 
 		if n, err := strconv.ParseInt(o.Annotations[annotationRevision], 10, 64); err == nil {
 			out.Revision = n
 		}
-	} else if len(refused) == 0 {
-		res, _ := resourceOf(zone, k, o)
+	} else if use.inForce() {
+		used := *o
+		if len(use.lastGood) > 0 {
+			used.spec, out.LastGood = use.lastGood, use.lastGood
+		}
+		res, _ := resourceOf(zone, k, &used)
 		out.Role = res.Labels[mesh.LabelPolicyRole]
 	}
 	accepted := mesh.ClusterCondition{Type: mesh.ConditionAccepted, Status: "True", Reason: "Accepted", Message: "the zone uses it"}
-	if len(refused) > 0 {
-		accepted.Status, accepted.Reason, accepted.Message = "False", "Invalid", oneLine(refused)
+	if len(use.refused) > 0 {
+		accepted.Status, accepted.Reason, accepted.Message = "False", "Invalid", oneLine(use.refused)
+	}
+	if len(use.refused) > 0 && len(use.lastGood) > 0 {
+		accepted.Message += "; its last good version, in status.lastGood, stays in force"
 	}
 	out.Conditions = append(out.Conditions, accepted)
 	outcome := state.Outcomes[key]
-	if k.Policy != nil && len(refused) == 0 {
+	if k.Policy != nil && use.inForce() {
 		out.Affected, out.Done, out.Rejected = int64(outcome.Affected), int64(outcome.Done), int64(outcome.Rejected)
 		out.Proxies = fmt.Sprintf("%d/%d", outcome.Done, outcome.Affected)
 		out.Conditions = append(out.Conditions, programmed(outcome))
-	} else if len(outcome.Problems) > 0 && len(refused) == 0 {
+	} else if len(outcome.Problems) > 0 && len(use.refused) == 0 {
 		out.Conditions[0] = mesh.ClusterCondition{Type: mesh.ConditionAccepted, Status: "False", Reason: "Problem", Message: text(outcome.Problems)}
 	}
-	if len(refused) == 0 {
+	if use.inForce() {
 		out.ServiceNames = state.Names[key]
 	}
 	for i := range out.Conditions {

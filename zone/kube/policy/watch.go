@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -65,8 +66,10 @@ type Resources struct {
 	pending map[mesh.Key]*mesh.Resource
 	// told are those that were.
 	told map[mesh.Key]bool
-	// refused says why the zone cannot use an object.
-	refused map[mesh.Key]mesh.Problems
+	// refused says why the zone cannot use an object, lastGood which spec of it is in
+	// force instead, if there was one.
+	refused  map[mesh.Key]mesh.Problems
+	lastGood map[mesh.Key]json.RawMessage
 	// versions are the resourceVersions of statuses that this instance wrote, and
 	// when, by object.
 	wrote map[objectKey]written
@@ -92,7 +95,7 @@ func New(cfg Config) *Resources {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	r := &Resources{cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1), dirty: make(chan struct{}, 1), synced: make(chan struct{}), pending: map[mesh.Key]*mesh.Resource{},
-		told: map[mesh.Key]bool{}, refused: map[mesh.Key]mesh.Problems{}, wrote: map[objectKey]written{}}
+		told: map[mesh.Key]bool{}, refused: map[mesh.Key]mesh.Problems{}, lastGood: map[mesh.Key]json.RawMessage{}, wrote: map[objectKey]written{}}
 	for _, k := range mesh.ClusterKinds() {
 		t := &table{kind: k, absent: make(chan struct{})}
 		t.objects = cluster.NewTable(cluster.Custom(cfg.Client, gvr(k), string(k.Name), ""), slim, func(list []cluster.Change[*object]) { r.changed(k, list) })
@@ -207,25 +210,60 @@ func (r *Resources) changed(k mesh.Kind, list []cluster.Change[*object]) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, c := range list {
-		// The mesh is part of the key: an object of another mesh is another resource.
-		if c.Old != nil && !mirrored(c.Old.Labels) {
-			key := owned(r.cfg.Zone, k, c.Old.Name, c.Old.Namespace, c.Old.Labels).Key
-			delete(r.refused, key)
-			r.pending[key] = nil
-		}
+		good := r.forget(k, c.Old)
 		if c.New == nil || mirrored(c.New.Labels) {
 			continue
 		}
 		res, problems := resourceOf(r.cfg.Zone, k, c.New)
-		if len(problems) > 0 {
-			r.refused[res.Key] = problems
-			r.pending[res.Key] = nil
+		if len(problems) == 0 {
+			r.pending[res.Key] = &res
+			continue
+		}
+		r.refused[res.Key] = problems
+		r.pending[res.Key] = nil
+		last, ok := r.lastOf(k, c.New, good)
+		if !ok {
 			r.log.Warn("a resource of the cluster has no effect", "key", res.Key.String(), "reason", oneLine(problems))
 			continue
 		}
-		r.pending[res.Key] = &res
+		r.pending[res.Key], r.lastGood[res.Key] = &last, last.Spec
+		r.log.Warn("a resource of the cluster cannot be used; its last good version stays", "key", res.Key.String(), "reason", oneLine(problems))
 	}
 	r.ring()
+}
+
+// forget ends what an object stands for, and returns the spec of it that was in
+// force, if one was.
+func (r *Resources) forget(k mesh.Kind, o *object) json.RawMessage {
+	if o == nil || mirrored(o.Labels) {
+		return nil
+	}
+	// The mesh is part of the key: an object of another mesh is another resource.
+	key := owned(r.cfg.Zone, k, o.Name, o.Namespace, o.Labels).Key
+	good := o.spec
+	if len(r.refused[key]) > 0 {
+		good = r.lastGood[key]
+	}
+	delete(r.refused, key)
+	delete(r.lastGood, key)
+	r.pending[key] = nil
+	return good
+}
+
+// lastOf makes the resource of an object that cannot be used from a former spec of
+// it: one that was in force before, or that its status has from before a restart. A
+// mistake that got past the webhook, or an older zone, takes no policy back.
+func (r *Resources) lastOf(k mesh.Kind, o *object, good json.RawMessage) (mesh.Resource, bool) {
+	if len(good) == 0 && o.status != nil {
+		good = o.status.LastGood
+	}
+	if len(good) == 0 {
+		return mesh.Resource{}, false
+	}
+	former := *o
+	former.spec = good
+	res, problems := resourceOf(r.cfg.Zone, k, &former)
+	return res, len(problems) == 0
 }
 
 // flush hands over what is pending. What the engine cannot take now stays.
