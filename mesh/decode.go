@@ -241,8 +241,9 @@ func (d *decoder) unknown(n *node, path string, known []string) {
 }
 
 func (d *decoder) kubernetes(doc *node) {
-	if v := d.text(doc, "", "apiVersion"); v != "kuma.io/v1alpha1" && v != "tombolo.io/v1alpha1" && !d.s.covers(Problem{Field: "apiVersion"}) {
-		d.s.problems.Addf("apiVersion", "must be tombolo.io/v1alpha1 or kuma.io/v1alpha1, not %q", abridge(v))
+	version := d.text(doc, "", "apiVersion")
+	if version != "kuma.io/v1alpha1" && version != "tombolo.io/v1alpha1" && !d.s.covers(Problem{Field: "apiVersion"}) {
+		d.s.problems.Addf("apiVersion", "must be tombolo.io/v1alpha1 or kuma.io/v1alpha1, not %q", abridge(version))
 		return
 	}
 	if !d.setKind("kind", d.text(doc, "", "kind")) {
@@ -264,7 +265,11 @@ func (d *decoder) kubernetes(doc *node) {
 	d.s.duplicates(meta, "metadata", join)
 	r.Name = d.text(meta, "metadata", "name")
 	d.labels(meta.get("labels"), "metadata.labels")
-	d.namespace(d.text(meta, "metadata", "namespace"))
+	namespace := d.text(meta, "metadata", "namespace")
+	if namespace == kumaNamespace && strings.HasPrefix(version, "kuma.io/") {
+		namespace = SystemNamespace // what its author means
+	}
+	d.namespace(namespace)
 	if d.kind.Scope == ScopeMesh {
 		if r.Mesh = r.Labels[LabelMesh]; r.Mesh == "" {
 			r.Mesh = d.text(doc, "", "mesh")

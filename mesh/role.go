@@ -1,20 +1,18 @@
 package mesh
 
-import (
-	"fmt"
-	"slices"
-)
+import "fmt"
 
-// SystemNamespace is where the control plane of a Kubernetes zone lives. What is
-// written there is the operator's.
+// SystemNamespace is where the control plane of a Kubernetes zone lives, and nowhere
+// else: what is written there is the operator's, and every zone and global compute
+// that again from what arrives.
 const SystemNamespace = "tombolo-system"
 
-// systemNamespaces are those whose policies have role system. The second is what
-// manifests that were written for Kuma say.
-func systemNamespaces() []string { return []string{SystemNamespace, "kuma-system"} }
+// kumaNamespace is where manifests that were written for Kuma have what is the
+// operator's. In a cluster it is a namespace like any other.
+const kumaNamespace = "kuma-system"
 
 // IsSystemNamespace reports whether a namespace is the operator's.
-func IsSystemNamespace(ns string) bool { return slices.Contains(systemNamespaces(), ns) }
+func IsSystemNamespace(ns string) bool { return ns == SystemNamespace }
 
 // roleOf computes the role of a policy from where it was written and from what
 // its `to` items select.

@@ -70,18 +70,22 @@ func TestSameAsHelm(t *testing.T) {
 			secretsKey: {existingSecret: k}, tls: {existingSecret: t}}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
+			namespace := helm.DefaultNamespace
+			if name == "global alone" {
+				namespace = "mesh-hub" // anywhere
+			}
 			file := filepath.Join(t.TempDir(), "values.yaml")
 			if err := os.WriteFile(file, []byte(values), 0o600); err != nil {
 				t.Fatal(err)
 			}
 			var said bytes.Buffer
-			command := exec.CommandContext(t.Context(), binary, "template", "mesh", "tombolo", "--namespace", "mesh-system", "--skip-tests", "-f", file)
+			command := exec.CommandContext(t.Context(), binary, "template", "mesh", "tombolo", "--namespace", namespace, "--skip-tests", "-f", file)
 			command.Stderr = &said
 			want, err := command.Output()
 			if err != nil {
 				t.Fatalf("helm: %v\n%s", err, said.Bytes())
 			}
-			objects, err := helm.Render(helm.Release{Name: "mesh", Namespace: "mesh-system"}, read(t, values))
+			objects, err := helm.Render(helm.Release{Name: "mesh", Namespace: namespace}, read(t, values))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -176,6 +180,13 @@ func TestRefused(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", values, err, want)
 		}
+	}
+}
+
+// A zone's namespace is one that every other zone takes for the operator's.
+func TestNamespace(t *testing.T) {
+	if _, err := helm.Render(helm.Release{Namespace: "mesh"}, read(t, minimal)); err == nil || !strings.Contains(err.Error(), "tombolo-system, not \"mesh\"") {
+		t.Error(err)
 	}
 }
 

@@ -31,9 +31,6 @@ const (
 type Config struct {
 	// Zone is the name of this zone. Required.
 	Zone string
-	// Namespace of the control plane: there, or in a system namespace, are the zone's
-	// ingresses.
-	Namespace string
 	// Client of the cluster. Required.
 	Client *cluster.Client
 	// Sink takes what the cluster tells. Required.
@@ -86,9 +83,7 @@ func New(cfg Config) *Platform {
 // operators reports whether a namespace is the operator's: whoever else says that
 // their Service or pod is an ingress would send the traffic of other zones anywhere,
 // and be told of every service of the zone.
-func (p *Platform) operators(namespace string) bool {
-	return mesh.IsSystemNamespace(namespace) || p.cfg.Namespace != "" && namespace == p.cfg.Namespace
-}
+func (p *Platform) operators(namespace string) bool { return mesh.IsSystemNamespace(namespace) }
 
 func (p *Platform) slimPod(o runtime.Object) *Pod { return slimPod(o, p.operators) }
 

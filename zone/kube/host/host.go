@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/zone/agents"
 	"github.com/tombolo-mesh/tombolo/zone/disk"
 	"github.com/tombolo-mesh/tombolo/zone/kube"
@@ -32,7 +33,7 @@ import (
 
 // Defaults of a Config.
 const (
-	DefaultNamespace = "tombolo-system"
+	DefaultNamespace = mesh.SystemNamespace
 	DefaultWebhooks  = ":5443"
 	// name of the control plane's Deployment, Service and Lease.
 	name = "tombolo-zone"
@@ -47,7 +48,8 @@ type Config struct {
 	// Kubeconfig is a file, Context one of its contexts; empty: the service account
 	// of the pod that this runs in.
 	Kubeconfig, Context string
-	// Namespace of the control plane, default DefaultNamespace.
+	// Namespace of the control plane, default and only value DefaultNamespace: who may
+	// write there is the operator to every zone and to global.
 	Namespace string
 	// Instance names this process, different for each; default the host's name and
 	// process id.
@@ -98,6 +100,9 @@ type Host struct {
 func Open(ctx context.Context, g *errgroup.Group, cfg Config) (*Host, error) {
 	cfg.Namespace = cmp.Or(cfg.Namespace, DefaultNamespace)
 	cfg.Webhooks = cmp.Or(cfg.Webhooks, DefaultWebhooks)
+	if !mesh.IsSystemNamespace(cfg.Namespace) {
+		return nil, fmt.Errorf("namespace: must be %s, not %q: what is written there is the operator's, to other zones and to global too", mesh.SystemNamespace, cfg.Namespace)
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -195,7 +200,7 @@ func (h *Host) Ready() <-chan struct{} { return h.ready }
 // Attach makes the parts that feed the engine and returns who may join. Call it
 // once, before Run.
 func (h *Host) Attach(e Engine) agents.Admitter {
-	h.platform = kube.New(kube.Config{Zone: h.cfg.Zone, Namespace: h.cfg.Namespace, Client: h.client, Sink: e, Changed: func() { h.routes.Changed() }, Log: h.cfg.Log, Registerer: h.cfg.Registerer})
+	h.platform = kube.New(kube.Config{Zone: h.cfg.Zone, Client: h.client, Sink: e, Changed: func() { h.routes.Changed() }, Log: h.cfg.Log, Registerer: h.cfg.Registerer})
 	h.routes = gateway.New(gateway.Config{Client: h.client, Zone: h.cfg.Zone, Sink: e, Leads: h.elector.Leads, Log: h.cfg.Log,
 		Service: func(namespace, name string) (gateway.Service, bool) {
 			s, ok := h.platform.Service(namespace, name)

@@ -83,6 +83,9 @@ seccompProfile:
 {{- define "tombolo.check" -}}
 {{- $zone := .Values.zone -}}
 {{- if $zone.enabled -}}
+{{- if ne .Release.Namespace "tombolo-system" -}}
+{{- fail (printf "a zone must be installed in the namespace tombolo-system, not %q: what is written there is the operator's, to other zones and to global too" .Release.Namespace) -}}
+{{- end -}}
 {{- $_ := required "zone.name is required: the name of this zone, as east" $zone.name -}}
 {{- if and $zone.global.address (not $zone.global.token) (not $zone.global.existingSecret) -}}
 {{- fail "zone.global.token or zone.global.existingSecret is required to join zone.global.address: make one with `tombolo token create zone --zone NAME`" -}}
