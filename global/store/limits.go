@@ -74,6 +74,11 @@ func checkOp(op *Op) (size int, err error) {
 	if op.IfRevision != nil && *op.IfRevision < 0 {
 		return 0, fmt.Errorf("the expected revision must not be negative, it is %d", *op.IfRevision)
 	}
+	if op.Fence != nil {
+		if err := checkText(op.Fence.Name, MaxNameBytes); err != nil {
+			return 0, fmt.Errorf("name of the fence %w", err)
+		}
+	}
 	if op.Delete {
 		return 0, nil
 	}

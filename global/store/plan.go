@@ -27,6 +27,7 @@ type Planner struct {
 	at      Position
 	now     time.Time
 	read    func(mesh.Key) (mesh.Resource, bool, error)
+	fences  map[string]int64
 	state   map[mesh.Key]*mesh.Resource
 	entries []Entry
 }
@@ -37,11 +38,17 @@ func NewPlanner(at Position, now time.Time, read func(mesh.Key) (mesh.Resource, 
 	return &Planner{at: at, now: now.UTC().Truncate(time.Microsecond), read: read, state: map[mesh.Key]*mesh.Resource{}}
 }
 
+// Fences says which holder of each name is the newest; without it there is none.
+func (p *Planner) Fences(newest map[string]int64) { p.fences = newest }
+
 // Add plans one batch, after those before it. On an error the batch has no
 // effect and the planner can go on with the next.
 func (p *Planner) Add(author string, ops []Op) (Position, error) {
 	batch := Planner{at: p.at, now: p.now, read: p.current, state: map[mesh.Key]*mesh.Resource{}}
 	for i := range ops {
+		if f := ops[i].Fence; f != nil && p.fences[f.Name] != f.Number {
+			return Position{}, fmt.Errorf("holder %d of %s, the newest is %d: %w", f.Number, f.Name, p.fences[f.Name], ErrFenced)
+		}
 		if err := batch.op(author, &ops[i]); err != nil {
 			return Position{}, err
 		}

@@ -18,6 +18,8 @@ var (
 	ErrCompacted = errors.New("revision is no longer in the change log")
 	// ErrUnavailable: the database does not answer; the outcome of a write may be unknown.
 	ErrUnavailable = errors.New("store unavailable")
+	// ErrFenced: another raised the fence of a write since.
+	ErrFenced = errors.New("a newer holder writes now")
 )
 
 // Digest identifies the history up to a revision: each change's digest covers
@@ -33,6 +35,17 @@ type Op struct {
 	Resource mesh.Resource
 	// IfRevision, when not nil, must equal the current revision; 0 means "does not exist".
 	IfRevision *mesh.Revision
+	// Fence, when not nil, must be the last that was raised of its name; else the
+	// batch fails with ErrFenced.
+	Fence *Fence
+}
+
+// Fence is a holder of a name, under which only the newest holder may write.
+type Fence struct {
+	// Name of what is written, of at most MaxNameBytes.
+	Name string
+	// Number of the holder; later ones have larger numbers.
+	Number int64
 }
 
 // Query selects resources of a kind.
@@ -81,6 +94,10 @@ type Store interface {
 	// spec and status) and a delete of what is absent make no change. ErrConflict
 	// names the key. When it returns nil the batch is durable.
 	Write(ctx context.Context, author string, ops []Op) (Position, error)
+	// Raise makes the next holder of a name, across all instances. When it returns,
+	// every write of an older holder is either in the store, visible to what is
+	// read next, or fails.
+	Raise(ctx context.Context, name string) (Fence, error)
 	// Head is the position of the last committed change.
 	Head(ctx context.Context) (Position, error)
 	// DigestAt is the digest of the history at a revision, or ErrCompacted, or

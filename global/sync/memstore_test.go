@@ -26,6 +26,7 @@ type MemStore struct {
 	down      bool
 	wake      chan struct{}
 	Reads     int // of changes
+	fences    map[string]int64
 	Snapshots atomic.Int64
 }
 
@@ -38,7 +39,7 @@ type memState struct {
 
 // NewMemStore returns an empty store.
 func NewMemStore() *MemStore {
-	return &MemStore{state: memState{resources: map[mesh.Key]mesh.Resource{}, digests: []store.Digest{""}}, wake: make(chan struct{})}
+	return &MemStore{state: memState{resources: map[mesh.Key]mesh.Resource{}, digests: []store.Digest{""}}, wake: make(chan struct{}), fences: map[string]int64{}}
 }
 
 func (s *MemStore) bump() { close(s.wake); s.wake = make(chan struct{}) }
@@ -119,6 +120,9 @@ func (s *MemStore) Write(_ context.Context, author string, ops []store.Op) (stor
 		return store.Position{}, err
 	}
 	for _, op := range ops {
+		if op.Fence != nil && s.fences[op.Fence.Name] != op.Fence.Number {
+			return store.Position{}, fmt.Errorf("%s: %w", op.Fence.Name, store.ErrFenced)
+		}
 		if op.IfRevision != nil && s.state.resources[op.Resource.Key].Revision != *op.IfRevision {
 			return store.Position{}, fmt.Errorf("%s: %w", op.Resource.Key, store.ErrConflict)
 		}
@@ -146,6 +150,17 @@ func (s *MemStore) Write(_ context.Context, author string, ops []store.Op) (stor
 	}
 	s.bump()
 	return s.head(), nil
+}
+
+// Raise implements store.Store.
+func (s *MemStore) Raise(_ context.Context, name string) (store.Fence, error) {
+	unlock, err := s.lock()
+	if err != nil {
+		return store.Fence{}, err
+	}
+	defer unlock()
+	s.fences[name]++
+	return store.Fence{Name: name, Number: s.fences[name]}, nil
 }
 
 func (s *MemStore) head() store.Position {

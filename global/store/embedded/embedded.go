@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -66,6 +67,10 @@ type Store struct {
 	now    func() time.Time
 	writes *group.Committer[*write]
 	bell   *bell.Bell
+
+	// fences by name. They need not outlive the process, nor do their holders.
+	fencing sync.Mutex
+	fences  map[string]int64
 }
 
 var _ store.Store = (*Store)(nil)
@@ -98,7 +103,7 @@ func Open(cfg Config) (*Store, error) {
 	case err != nil:
 		return nil, fmt.Errorf("open store %s: %w", cfg.Path, err)
 	}
-	s := &Store{db: db, dir: dir, now: cfg.Now}
+	s := &Store{db: db, dir: dir, now: cfg.Now, fences: map[string]int64{}}
 	s.writes = group.New(groupSize, s.commit)
 	if err := s.prepare(dir); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store %s: %w", cfg.Path, err), db.Close())

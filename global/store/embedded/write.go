@@ -44,6 +44,8 @@ func (s *Store) commit(group []*write) {
 }
 
 func (s *Store) commitGroup(group []*write) (mesh.Revision, error) {
+	s.fencing.Lock()
+	defer s.fencing.Unlock()
 	tx, err := s.db.Begin(true)
 	if err != nil {
 		return 0, err
@@ -62,6 +64,7 @@ func (s *Store) commitGroup(group []*write) (mesh.Revision, error) {
 		r, err := record.Resource(v)
 		return r, err == nil, err
 	})
+	plan.Fences(s.fences)
 	for _, w := range group {
 		w.position, w.err = plan.Add(w.author, w.ops)
 	}
@@ -102,6 +105,14 @@ func apply(tx *bolt.Tx, plan *store.Planner) error {
 		}
 	}
 	return nil
+}
+
+// Raise implements store.Store.
+func (s *Store) Raise(_ context.Context, name string) (store.Fence, error) {
+	s.fencing.Lock()
+	defer s.fencing.Unlock()
+	s.fences[name]++
+	return store.Fence{Name: name, Number: s.fences[name]}, nil
 }
 
 // Compact implements store.Store. It works in steps, so that writers get their turn.

@@ -230,7 +230,7 @@ func broken(err error) bool {
 }
 
 func isOurs(err error) bool {
-	for _, e := range []error{store.ErrNotFound, store.ErrConflict, store.ErrCompacted, store.ErrUnavailable, store.ErrInvalid, errTooNew} {
+	for _, e := range []error{store.ErrNotFound, store.ErrConflict, store.ErrCompacted, store.ErrUnavailable, store.ErrInvalid, store.ErrFenced, errTooNew} {
 		if errors.Is(err, e) {
 			return true
 		}

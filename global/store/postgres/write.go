@@ -145,8 +145,12 @@ func (s *Store) transact(ctx context.Context, conn *pgxpool.Conn, group []*write
 func begin(ctx context.Context, conn *pgxpool.Conn, group []*write) (*store.Planner, error) {
 	keys := map[mesh.Key]bool{}
 	var list []mesh.Key
+	var names []string
 	for _, w := range group {
 		for i := range w.ops {
+			if f := w.ops[i].Fence; f != nil {
+				names = append(names, f.Name)
+			}
 			if k := w.ops[i].Resource.Key; !keys[k] {
 				keys[k] = true
 				list = append(list, k)
@@ -169,13 +173,21 @@ func begin(ctx context.Context, conn *pgxpool.Conn, group []*write) (*store.Plan
 		}
 		return rows.Err()
 	})
+	fences := map[string]int64{}
+	if len(names) > 0 {
+		b.Queue("select name, number from fences where name = any($1)", names).Query(func(rows pgx.Rows) error {
+			return scanFences(rows, fences)
+		})
+	}
 	if err := conn.SendBatch(ctx, b).Close(); err != nil {
 		return nil, err
 	}
-	return store.NewPlanner(at, now, func(k mesh.Key) (mesh.Resource, bool, error) {
+	plan := store.NewPlanner(at, now, func(k mesh.Key) (mesh.Resource, bool, error) {
 		r, ok := have[k]
 		return r, ok, nil
-	}), nil
+	})
+	plan.Fences(fences)
+	return plan, nil
 }
 
 func keyColumns(keys []mesh.Key) []any {

@@ -50,6 +50,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"puts and deletes", testWrites},
 		{"preconditions", testPreconditions},
 		{"batches", testBatches},
+		{"fences", testFences},
 		{"lists", testLists},
 		{"a list of ten thousand", testManyResources},
 		{"bounds", testBounds},
