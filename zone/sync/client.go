@@ -6,12 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"strings"
 	gosync "sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
+	grpcbackoff "google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
@@ -27,7 +30,8 @@ import (
 type Config struct {
 	// Zone is this zone's name. Required.
 	Zone string
-	// Address of global, host:port. Required.
+	// Address of global, host:port; or those of several instances, separated by
+	// commas, of which any will do. A name with several addresses means the same. Required.
 	Address string
 	// Token for this zone, read again at each dial. Required.
 	Token func() (string, error)
@@ -66,7 +70,12 @@ const (
 	maxBackoff = 2 * time.Second
 	// after being turned away for another process of the same zone
 	rivalPause = 5 * time.Second
+	// dialTime bounds one address, so that a host that is gone costs no more.
+	dialTime = 3 * time.Second
 )
+
+// spread makes zones that have the same name of global begin with different ones of its addresses.
+const spread = `{"loadBalancingConfig": [{"pick_first": {"shuffleAddressList": true}}]}`
 
 // Status of a Client.
 type Status struct {
@@ -155,14 +164,23 @@ func (c *Client) Run(ctx context.Context) error {
 		InitialInterval: minBackoff, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: maxBackoff,
 	}
 	pauses.Reset()
-	for {
-		err := c.connect(ctx, pauses.Reset)
+	addresses := splitAddresses(c.cfg.Address)
+	rand.Shuffle(len(addresses), func(i, j int) { addresses[i], addresses[j] = addresses[j], addresses[i] })
+	// A stream that ends is opened at the next instance at once; there is a pause
+	// when all were tried.
+	for at, tried := 0, 0; ; {
+		err := c.connect(ctx, addresses[at], func() { tried = 0; pauses.Reset() })
 		if c.disconnected(err); ctx.Err() != nil {
 			return nil
 		}
 		if errors.Is(err, errRejoin) {
 			continue
 		}
+		at = (at + 1) % len(addresses)
+		if tried++; tried < len(addresses) && status.Code(err) != codes.Aborted {
+			continue
+		}
+		tried = 0
 		wait := min(pauses.NextBackOff(), maxBackoff)
 		if status.Code(err) == codes.Aborted {
 			// Another process has this zone's name, or global cannot be followed now.
@@ -182,7 +200,7 @@ func (c *Client) Run(ctx context.Context) error {
 }
 
 // connect dials and serves one stream. It calls healthy once the stream is of use.
-func (c *Client) connect(ctx context.Context, healthy func()) error {
+func (c *Client) connect(ctx context.Context, address string, healthy func()) error {
 	token, err := c.cfg.Token()
 	if err != nil {
 		return fmt.Errorf("read the zone token: %w", err)
@@ -190,11 +208,13 @@ func (c *Client) connect(ctx context.Context, healthy func()) error {
 	options := append([]grpc.DialOption{
 		grpc.WithTransportCredentials(credentials.NewTLS(c.cfg.TLS)),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(zonesync.MaxMessageBytes), grpc.MaxCallSendMsgSize(zonesync.MaxMessageBytes)),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: grpcbackoff.DefaultConfig, MinConnectTimeout: dialTime}),
+		grpc.WithDefaultServiceConfig(spread),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: zonesync.KeepaliveTime, Timeout: zonesync.KeepaliveTimeout}),
 	}, c.cfg.DialOptions...)
-	conn, err := grpc.NewClient(c.cfg.Address, options...)
+	conn, err := grpc.NewClient(address, options...)
 	if err != nil {
-		return fmt.Errorf("dial global at %s: %w", c.cfg.Address, err)
+		return fmt.Errorf("dial global at %s: %w", address, err)
 	}
 	defer conn.Close()
 	ctx, cancel := context.WithCancel(ctx)
@@ -202,9 +222,17 @@ func (c *Client) connect(ctx context.Context, healthy func()) error {
 	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
 	fs, err := zonesyncv1.NewZoneSyncClient(conn).Sync(ctx)
 	if err != nil {
-		return fmt.Errorf("open the stream to global at %s: %w", c.cfg.Address, err)
+		return fmt.Errorf("open the stream to global at %s: %w", address, err)
 	}
 	return c.serve(ctx, cancel, fs, healthy)
+}
+
+func splitAddresses(list string) []string {
+	addresses := strings.Split(list, ",")
+	for i := range addresses {
+		addresses[i] = strings.TrimSpace(addresses[i])
+	}
+	return addresses
 }
 
 func (c *Client) connected(w *zonesyncv1.Welcome) {
