@@ -21,6 +21,7 @@ import (
 
 	"github.com/tombolo-mesh/tombolo/global/api"
 	"github.com/tombolo-mesh/tombolo/global/api/access"
+	"github.com/tombolo-mesh/tombolo/global/peers"
 	"github.com/tombolo-mesh/tombolo/global/store"
 	"github.com/tombolo-mesh/tombolo/global/store/embedded"
 	"github.com/tombolo-mesh/tombolo/global/store/postgres"
@@ -71,6 +72,11 @@ type Config struct {
 	SecretsKey string
 	// APIAddress and ZoneAddress to listen on; defaults DefaultAPIAddress and DefaultZoneAddress.
 	APIAddress, ZoneAddress string
+	// AdvertiseAddress is where other instances on the same database reach this one,
+	// host:port: its own, not that of a load balancer. Default the port of
+	// ZoneAddress at its host, or else at the address that this process reaches the
+	// database from.
+	AdvertiseAddress string
 	// Names, DNS names and IPs, for the certificate that this process makes itself.
 	Names []string
 	// CertFile and KeyFile are the operator's own certificate.
@@ -123,6 +129,11 @@ func New(cfg Config) (*Global, error) {
 	if cfg.KeepChanges == 0 {
 		cfg.KeepChanges = defaultKeep
 	}
+	if cfg.AdvertiseAddress != "" {
+		if err := peers.CheckAddress(cfg.AdvertiseAddress); err != nil {
+			return nil, fmt.Errorf("address for other instances: %w", err)
+		}
+	}
 	names := cfg.Names
 	for _, address := range []string{cfg.APIAddress, cfg.ZoneAddress} {
 		host, _, err := net.SplitHostPort(address)
@@ -162,7 +173,7 @@ func (g *Global) Run(ctx context.Context) (err error) {
 	if err := g.keep(CAFile, g.ca.CAPEM(), 0o644); err != nil {
 		return err
 	}
-	st, err := g.open(ctx)
+	st, shared, err := g.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -171,32 +182,36 @@ func (g *Global) Run(ctx context.Context) (err error) {
 	if err := g.bootstrap(ctx, tokens); err != nil {
 		return err
 	}
-	return g.serve(ctx, st, tokens)
+	return g.serve(ctx, st, shared, tokens)
 }
 
-// open opens the store. A database that is away is waited for.
-func (g *Global) open(ctx context.Context) (store.Store, error) {
+// open opens the store, and what its instances share beside it, if it is one for
+// several. A database that is away is waited for.
+func (g *Global) open(ctx context.Context) (store.Store, *shared, error) {
 	ring, err := store.LoadKeyring(g.cfg.SecretsKey)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	inner, err := g.openInner(ctx)
 	for errors.Is(err, store.ErrUnavailable) && g.cfg.Postgres != "" {
 		g.log.Warn("database does not answer, waiting for it", "err", err)
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, nil, ctx.Err()
 		case <-time.After(retryStore):
 		}
 		inner, err = g.openInner(ctx)
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := store.CheckSealed(ctx, inner, ring); err != nil {
-		return nil, errors.Join(err, inner.Close())
+		return nil, nil, errors.Join(err, inner.Close())
 	}
-	return store.Sealed(inner, ring), nil
+	if db, ok := inner.(*postgres.Store); ok {
+		return store.Sealed(inner, ring), &shared{db, ring}, nil
+	}
+	return store.Sealed(inner, ring), nil, nil
 }
 
 func (g *Global) openInner(ctx context.Context) (store.Store, error) {
@@ -283,20 +298,7 @@ func defaultMesh() ([]store.Op, error) {
 }
 
 // serve runs the two servers.
-func (g *Global) serve(ctx context.Context, st store.Store, tokens *access.Tokens) error {
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	fleet := sync.New(sync.Config{Store: st, Authorize: tokens.Zone, Instance: instance(), Version: g.cfg.Version, Log: g.log, Registerer: reg})
-	rest, err := api.New(api.Config{Store: st, Fleet: fleet, Tokens: tokens, Revoked: fleet.Recheck, Logger: g.log, Registry: reg, Version: g.cfg.Version,
-		Ready: func() error {
-			if !fleet.Ready() {
-				return errors.New("the store was not read yet")
-			}
-			return nil
-		}})
-	if err != nil {
-		return err
-	}
+func (g *Global) serve(ctx context.Context, st store.Store, shared *shared, tokens *access.Tokens) error {
 	apiListener, err := listen(ctx, g.cfg.APIAddress)
 	if err != nil {
 		return fmt.Errorf("listen for the API: %w", err)
@@ -308,6 +310,27 @@ func (g *Global) serve(ctx context.Context, st store.Store, tokens *access.Token
 	}
 	defer zoneListener.Close()
 	g.apiAddr, g.zones = apiListener.Addr(), zoneListener.Addr()
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	cfg := sync.Config{Store: st, Authorize: tokens.Zone, Instance: instance(), Version: g.cfg.Version, Log: g.log, Registerer: reg}
+	var others *peers.Peers
+	if shared != nil {
+		if others, err = g.join(ctx, shared, cfg.Instance, reg); err != nil {
+			return err
+		}
+		cfg.Ask = others.Ask
+	}
+	fleet := sync.New(cfg)
+	rest, err := api.New(api.Config{Store: st, Fleet: fleet, Tokens: tokens, Revoked: fleet.Recheck, Logger: g.log, Registry: reg, Version: g.cfg.Version,
+		Ready: func() error {
+			if !fleet.Ready() {
+				return errors.New("the store was not read yet")
+			}
+			return nil
+		}})
+	if err != nil {
+		return err
+	}
 	if err := g.keep(AddressFile, []byte("https://"+dialable(g.apiAddr)+"\n"), 0o644); err != nil {
 		return err
 	}
@@ -315,9 +338,12 @@ func (g *Global) serve(ctx context.Context, st store.Store, tokens *access.Token
 	group.Go(func() error { return g.ca.Run(ctx) })
 	group.Go(func() error { return fleet.Run(ctx) })
 	group.Go(func() error { return g.serveAPI(ctx, rest, apiListener) })
-	group.Go(func() error { return g.serveZones(ctx, fleet, zoneListener) })
+	group.Go(func() error { return g.serveZones(ctx, fleet, others, zoneListener) })
+	if others != nil {
+		group.Go(func() error { return others.Run(ctx, fleet) })
+	}
 	group.Go(func() error { return g.compact(ctx, st) })
-	g.log.Info("global serves", "api", g.apiAddr.String(), "zones", g.zones.String(), "version", g.cfg.Version)
+	g.log.Info("global serves", "api", g.apiAddr.String(), "zones", g.zones.String(), "instance", cfg.Instance, "version", g.cfg.Version)
 	close(g.started)
 	err = group.Wait()
 	g.log.Info("global stopped")
@@ -350,9 +376,17 @@ func (g *Global) serveAPI(ctx context.Context, rest *api.Server, l net.Listener)
 	return nil
 }
 
-func (g *Global) serveZones(ctx context.Context, fleet *sync.Server, l net.Listener) error {
-	srv := grpc.NewServer(append(sync.ServerOptions(), grpc.Creds(credentials.NewTLS(g.ca.TLS())))...)
+// serveZones serves zones, and other instances where there may be some.
+func (g *Global) serveZones(ctx context.Context, fleet *sync.Server, others *peers.Peers, l net.Listener) error {
+	tlsConfig := g.ca.TLS()
+	if others != nil {
+		tlsConfig = others.TLS(tlsConfig)
+	}
+	srv := grpc.NewServer(append(sync.ServerOptions(), grpc.Creds(credentials.NewTLS(tlsConfig)))...)
 	fleet.Register(srv)
+	if others != nil {
+		others.Register(srv, fleet)
+	}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	select {
@@ -428,12 +462,4 @@ func dialable(a net.Addr) string {
 		host = "127.0.0.1"
 	}
 	return net.JoinHostPort(host, port)
-}
-
-func instance() string {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown"
-	}
-	return fmt.Sprintf("%s-%d", host, os.Getpid())
 }

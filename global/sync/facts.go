@@ -120,8 +120,11 @@ func (st *stream) takeFacts(ctx context.Context, b *factsBatch) (*zonesyncv1.Fac
 	}
 	ops, index, refused := st.s.judgeFacts(z, b)
 	if len(ops) > 0 {
+		ops[0].Fence = &st.fence
 		at, err := st.s.writeRetrying(ctx, z.name, ops)
-		if err != nil {
+		if errors.Is(err, store.ErrFenced) {
+			return nil, status.Errorf(codes.Aborted, "zone %q has a newer stream: %v", z.name, err)
+		} else if err != nil {
 			return nil, fmt.Errorf("write facts: %w", err)
 		}
 		st.s.log.Debug("facts written", "zone", z.name, "rev", at.Revision, "writes", len(ops))

@@ -53,6 +53,8 @@ type feed struct {
 	// meddled has the last revision at which another than the zone itself changed
 	// what it owns, for example by deleting a whole mesh.
 	meddled map[string]mesh.Revision
+	// secrets is the last revision of a Secret of no mesh: keys and revocations of zones.
+	secrets mesh.Revision
 }
 
 // past is what is remembered of a change.
@@ -256,6 +258,10 @@ func (f *feed) learnLocked(c mesh.Change) {
 		f.meddled[r.Key.Zone] = c.Revision
 	}
 	switch r.Kind {
+	case mesh.KindSecret:
+		if r.Mesh == "" {
+			f.secrets = c.Revision
+		}
 	case mesh.KindZone:
 		f.zones = with(f.zones, r.Name, !c.Deleted && zoneEnabled(r), c.Deleted)
 	case mesh.KindMesh:
@@ -307,6 +313,13 @@ func (f *feed) meddledAfter(zone string, rev mesh.Revision) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.meddled[zone] > rev
+}
+
+// secretsAt is when a Secret of no mesh last changed, as far as it was read.
+func (f *feed) secretsAt() mesh.Revision {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.secrets
 }
 
 // zoneAuthor is the author of what a zone tells.

@@ -41,6 +41,9 @@ type fleet struct {
 	zones  map[string]*zoneProc
 	wire   *wire
 
+	// via is how a zone dials, where it is not as all do.
+	via func(zone string) []grpc.DialOption
+
 	mu     gosync.Mutex
 	tokens map[string]string
 }
@@ -170,14 +173,7 @@ func newFleet(t *testing.T, bubble bool, st store.Store) *fleet {
 // startGlobal runs a server on a listener until the test ends, or the returned function is called.
 func (f *fleet) startGlobal(lis net.Listener) (stop func()) {
 	f.server = globalsync.New(globalsync.Config{Store: f.store, Authorize: f.authorize, Instance: "g", Version: "test", Log: testLog(f.t)})
-	options := append(globalsync.ServerOptions(), grpc.StreamInterceptor(func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, h grpc.StreamHandler) error {
-		ctx, end := context.WithCancel(ss.Context())
-		defer end()
-		md, _ := metadata.FromIncomingContext(ctx)
-		zone := strings.TrimPrefix(strings.Join(md.Get("authorization"), ""), "Bearer token-")
-		return h(srv, &tapped{ServerStream: ss, w: f.wire, ctx: ctx, end: end, zone: zone})
-	}))
-	gs := grpc.NewServer(options...)
+	gs := grpc.NewServer(append(globalsync.ServerOptions(), f.tap())...)
 	f.server.Register(gs)
 	ctx, cancel := context.WithCancel(context.Background())
 	var both gosync.WaitGroup
@@ -188,6 +184,20 @@ func (f *fleet) startGlobal(lis net.Listener) (stop func()) {
 	stop = gosync.OnceFunc(func() { cancel(); gs.Stop(); both.Wait() })
 	f.t.Cleanup(stop)
 	return stop
+}
+
+// tap lets the wire see the zones' streams of a server.
+func (f *fleet) tap() grpc.ServerOption {
+	return grpc.StreamInterceptor(func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+		if info.FullMethod != zonesyncv1.ZoneSync_Sync_FullMethodName {
+			return h(srv, ss)
+		}
+		ctx, end := context.WithCancel(ss.Context())
+		defer end()
+		md, _ := metadata.FromIncomingContext(ctx)
+		zone := strings.TrimPrefix(strings.Join(md.Get("authorization"), ""), "Bearer token-")
+		return h(srv, &tapped{ServerStream: ss, w: f.wire, ctx: ctx, end: end, zone: zone})
+	})
 }
 
 func (f *fleet) authorize(_ context.Context, token string) (string, error) {
@@ -267,10 +277,14 @@ func (f *fleet) follow(name, instance string) *zoneProc {
 
 func (f *fleet) start(z *zoneProc) {
 	name := z.name
+	options := f.options
+	if f.via != nil {
+		options = func() []grpc.DialOption { return f.via(name) }
+	}
 	z.client = zonesync.New(zonesync.Config{
 		Zone: name, Address: f.address(), Token: func() (string, error) { return "token-" + name, nil },
 		Replica: z.replica, Facts: z.facts, Reports: z.reports, Inspector: z.reports, Identities: z.replica.identities,
-		Instance: z.instance, Follower: z.follows.Load, Version: "test", Log: testLog(f.t), DialOptions: f.options(),
+		Instance: z.instance, Follower: z.follows.Load, Version: "test", Log: testLog(f.t), DialOptions: options(),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

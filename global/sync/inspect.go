@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	gosync "sync"
 
 	"github.com/tombolo-mesh/tombolo/proto/zonesync"
@@ -13,7 +14,7 @@ import (
 
 // Errors of Inspect that callers branch on.
 var (
-	// ErrZoneOffline: the zone is not connected to this instance.
+	// ErrZoneOffline: the zone is not connected to any instance.
 	ErrZoneOffline = errors.New("zone is offline")
 	// ErrBusy: too many inspections of the zone are open.
 	ErrBusy = errors.New("too many inspections are open")
@@ -75,26 +76,52 @@ func (s *Server) Inspect(ctx context.Context, zone string, q Question, w io.Writ
 	if len(q.Body) > zonesync.MaxQuestionBytes {
 		return fmt.Errorf("inspect zone %s: %w", zone, ErrQuestion)
 	}
+	if err := s.inspectAny(ctx, zone, q, w, s.cfg.Ask); err != nil {
+		return fmt.Errorf("inspect zone %s: %w", zone, err)
+	}
+	return nil
+}
+
+// InspectHere is Inspect for the other instances of global: only of what is
+// connected to this one, and without the words around the error.
+func (s *Server) InspectHere(ctx context.Context, zone string, q Question, w io.Writer) error {
+	return s.inspectAny(ctx, zone, q, w, nil)
+}
+
+// inspectAny asks the instances of a zone, the leader first, until one answers.
+// Those at another instance of global are asked by way of elsewhere, if it is not nil.
+func (s *Server) inspectAny(ctx context.Context, zone string, q Question, w io.Writer, elsewhere func(context.Context, string, string, Question, io.Writer) error) error {
+	type place struct {
+		stream *stream
+		peer   string
+	}
+	var places []place
 	s.mu.Lock()
-	var streams []*stream
 	if z := s.zones[zone]; z != nil {
-		streams = z.streams()
+		for _, m := range z.members() {
+			p := place{m.stream, m.peer}
+			if m.online() && (p.stream != nil || elsewhere != nil) && !slices.Contains(places, p) {
+				places = append(places, p)
+			}
+		}
 	}
 	s.mu.Unlock()
 	err := ErrZoneOffline
 	ctx, cancel := context.WithTimeout(ctx, zonesync.InspectTimeout)
 	defer cancel()
 	out := &counted{w: w}
-	for _, st := range streams {
-		if err = st.inspect(ctx, q, out); err == nil {
-			return nil
+	for _, p := range places {
+		if p.stream != nil {
+			err = p.stream.inspect(ctx, q, out)
+		} else {
+			err = elsewhere(ctx, p.peer, zone, q, out)
 		}
 		// The proxy may be another instance's, unless this one has begun to answer.
-		if out.n > 0 || !errors.Is(err, ErrInspect) {
-			break
+		if err == nil || out.n > 0 || !errors.Is(err, ErrInspect) {
+			return err
 		}
 	}
-	return fmt.Errorf("inspect zone %s: %w", zone, err)
+	return err
 }
 
 // inspect asks one instance of a zone.

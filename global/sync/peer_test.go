@@ -34,7 +34,12 @@ type peer struct {
 
 func (f *fleet) peer(token string) *peer {
 	f.t.Helper()
-	conn, err := grpc.NewClient(f.address(), append(f.options(), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(wireform.MaxMessageBytes)))...)
+	return f.peerVia(token, f.options())
+}
+
+func (f *fleet) peerVia(token string, options []grpc.DialOption) *peer {
+	f.t.Helper()
+	conn, err := grpc.NewClient(f.address(), append(options, grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(wireform.MaxMessageBytes)))...)
 	if err != nil {
 		f.t.Fatal(err)
 	}

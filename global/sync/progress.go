@@ -26,18 +26,43 @@ type progress struct {
 	*zonesyncv1.ChangeProgress
 	// settled is the time from the commit to when this said that it is settled.
 	settled time.Duration
+	// step of the Server at which it was said.
+	step uint64
 }
 
 // cover remembers the end of a push: all changes up to it are one for the instance.
-func (s *Server) cover(z *member, to mesh.Revision) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (st *stream) cover(to mesh.Revision) {
+	st.s.mu.Lock()
+	defer st.s.mu.Unlock()
+	if m := st.member; m.stream == st && m.cover(to) {
+		st.s.stepLocked(m)
+	}
+}
+
+func (z *member) cover(to mesh.Revision) bool {
 	if n := len(z.covers); n > 0 && z.covers[n-1] >= to {
-		return
+		return false
 	}
 	z.covers = append(z.covers, to)
 	if n := len(z.covers); n > 2*maxProgress {
 		z.covers = append([]mesh.Revision(nil), z.covers[n-maxProgress:]...)
+	}
+	return true
+}
+
+// note takes what was said of a change, and keeps when it settled.
+func (z *member) note(p *progress) {
+	i, known := slices.BinarySearchFunc(z.changes, p.GetRevision(), func(p *progress, r int64) int {
+		return cmp.Compare(p.GetRevision(), r)
+	})
+	if known {
+		p.settled = cmp.Or(p.settled, z.changes[i].settled)
+		z.changes[i] = p
+		return
+	}
+	z.changes = slices.Insert(z.changes, i, p)
+	if n := len(z.changes); n > maxProgress {
+		z.changes = append([]*progress(nil), z.changes[n-maxProgress:]...)
 	}
 }
 
@@ -65,6 +90,7 @@ func (st *stream) handleReport(r *zonesyncv1.Report) error {
 	if z.stream != st {
 		return nil
 	}
+	s.stepLocked(z)
 	z.report = r
 	z.applied = max(0, min(mesh.Revision(r.GetApplied()), sentTo))
 	z.settled = max(0, min(mesh.Revision(r.GetSettled()), sentTo))
@@ -73,16 +99,8 @@ func (st *stream) handleReport(r *zonesyncv1.Report) error {
 		if rev <= 0 || rev > sentTo {
 			continue
 		}
-		p := &progress{ChangeProgress: c}
-		i, known := slices.BinarySearchFunc(z.changes, rev, func(p *progress, r mesh.Revision) int {
-			return cmp.Compare(mesh.Revision(p.GetRevision()), r)
-		})
-		if known {
-			p.settled = z.changes[i].settled
-			z.changes[i] = p
-		} else {
-			z.changes = slices.Insert(z.changes, i, p)
-		}
+		p := &progress{ChangeProgress: c, step: z.step}
+		z.note(p)
 		if p.settled == 0 && (c.GetSettleMicros() > 0 || rev <= z.settled) {
 			if commit, ok := s.feed.recall(rev); ok {
 				p.settled = max(now.Sub(commit.time), time.Nanosecond)
@@ -90,9 +108,6 @@ func (st *stream) handleReport(r *zonesyncv1.Report) error {
 				s.log.Debug("settled", "zone", st.zone.name, "rev", rev, "done", c.GetDone(), "rejected", c.GetRejected(), "took", p.settled)
 			}
 		}
-	}
-	if n := len(z.changes); n > maxProgress {
-		z.changes = append([]*progress(nil), z.changes[n-maxProgress:]...)
 	}
 	s.bumpLocked()
 	return nil
@@ -178,7 +193,7 @@ func (z *member) progress(name string, rev mesh.Revision) ZoneProgress {
 		if p.Rejected > 0 {
 			p.State = Rejected
 		}
-	case z.stream != nil:
+	case z.online():
 		p.State, p.Settled = Behind, 0
 	}
 	return p
@@ -231,8 +246,15 @@ func (s *Server) Zones() []ZoneStatus {
 	for _, name := range slices.Sorted(maps.Keys(zones)) {
 		zs := ZoneStatus{Name: name}
 		if z := s.zones[name]; z != nil {
-			zs.Online, zs.Since, zs.Version, zs.Applied = z.leader.stream != nil, z.since, z.version, int64(z.leader.applied)
-			zs.Instances = len(z.streams())
+			zs.Online, zs.Since, zs.Version, zs.Applied = z.leader.online(), z.leader.since, z.leader.version, int64(z.leader.applied)
+			if zs.Global = z.leader.peer; z.leader.stream != nil {
+				zs.Global = s.cfg.Instance
+			}
+			for _, m := range z.members() {
+				if m.online() {
+					zs.Instances++
+				}
+			}
 			zs.Connected, zs.Total = int(z.leader.report.GetProxiesConnected()), int(z.leader.report.GetProxiesTotal())
 			zs.Problems = problemsOf(z.leader.report)
 			for _, instance := range slices.Sorted(maps.Keys(z.followers)) {

@@ -150,7 +150,7 @@ func (st *stream) sendSnapshot(ctx context.Context) (mesh.Revision, error) {
 		st.snapshotting = false
 	}
 	st.mu.Unlock()
-	st.s.cover(st.member, at.Revision)
+	st.cover(at.Revision)
 	last := &zonesyncv1.SnapshotChunk{Resources: chunk, Last: true, To: &zonesyncv1.Position{Revision: int64(at.Revision), Digest: string(at.Digest)}}
 	if err := st.sendChunk(last); err != nil {
 		return -1, err
@@ -254,7 +254,7 @@ func (st *stream) sendPush(from mesh.Revision, to store.Position, changes []*zon
 	st.inflight = append(st.inflight, sent{to.Revision, size, time.Now()})
 	st.unacked += size
 	st.mu.Unlock()
-	st.s.cover(st.member, to.Revision)
+	st.cover(to.Revision)
 	parts := zonesync.Chunks(changes)
 	if len(parts) == 0 {
 		parts = append(parts, nil)

@@ -2,12 +2,10 @@ package sync
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
-	"maps"
-	"slices"
 	"strings"
 	gosync "sync"
 	"time"
@@ -46,6 +44,9 @@ type Config struct {
 	WindowBytes int
 	// PushBytes is about how much one push carries, default 1 MiB.
 	PushBytes int
+	// Ask asks another instance of global about a zone that is connected to it. Nil:
+	// there are no others.
+	Ask func(ctx context.Context, instance, zone string, q Question, w io.Writer) error
 }
 
 // recheckEvery bounds how long a token that expired keeps its open stream.
@@ -64,52 +65,11 @@ type Server struct {
 	mu     gosync.Mutex
 	zones  map[string]*zone
 	closed bool
+	// steps counts what became known of members, see member.step.
+	steps uint64
 	// changed is closed and replaced whenever the status of a zone or change may differ.
 	changed chan struct{}
 	streams gosync.WaitGroup
-}
-
-// maxFollowers bounds the instances of one zone beside the one that leads.
-const maxFollowers = 8
-
-// zone is what is known of one zone. Fields below mu of the Server, except facts.
-type zone struct {
-	name    string
-	since   time.Time
-	version string
-	// leader tells the zone's facts; what it reported stays while it is away.
-	leader member
-	// followers are the other instances that are connected, by instance.
-	followers map[string]*member
-
-	// facts serialises what is written for the zone. The index below it is what
-	// the store holds, by digest.
-	facts    gosync.Mutex
-	sequence uint64
-	index    map[mesh.Key][sha256.Size]byte
-}
-
-// member is one instance of a zone's control plane: what it reported of its proxies.
-type member struct {
-	stream  *stream
-	report  *zonesyncv1.Report
-	applied mesh.Revision
-	settled mesh.Revision
-	// changes that it told of, and covers: the ends of pushes, both ascending and bounded.
-	changes []*progress
-	covers  []mesh.Revision
-}
-
-// streams of a zone that are open, the leader's first, if it is there.
-func (z *zone) streams() []*stream {
-	var out []*stream
-	if z.leader.stream != nil {
-		out = append(out, z.leader.stream)
-	}
-	for _, name := range slices.Sorted(maps.Keys(z.followers)) {
-		out = append(out, z.followers[name].stream)
-	}
-	return out
 }
 
 // New makes a server. Run must be running before zones are served.
@@ -228,6 +188,7 @@ func (s *Server) runRechecks(ctx context.Context) {
 // watchFeed ends streams of a history that was replaced, and of zones that were
 // deleted or whose facts were changed by another, and wakes who waits for a status.
 func (s *Server) watchFeed(ctx context.Context) {
+	secrets := mesh.Revision(0)
 	for {
 		s.mu.Lock()
 		_, epoch, wake := s.feed.now()
@@ -246,6 +207,10 @@ func (s *Server) watchFeed(ctx context.Context) {
 		}
 		s.bumpLocked()
 		s.mu.Unlock()
+		if now := s.feed.secretsAt(); now != secrets {
+			secrets = now
+			s.Recheck() // a token may have been revoked, by any instance of global
+		}
 		select {
 		case <-wake:
 		case <-ctx.Done():
@@ -330,16 +295,19 @@ func (s *Server) admit(st *stream, hello *zonesyncv1.Hello, name string) error {
 	if err := s.ensureZone(st.ctx, name); err != nil {
 		return err
 	}
+	if !hello.GetFollower() {
+		// From here on no older stream of the zone writes its facts, wherever it is.
+		var err error
+		if st.fence, err = s.cfg.Store.Raise(st.ctx, "zone:"+name); err != nil {
+			return status.Errorf(codes.Unavailable, "raise the zone's fence: %v", err)
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return status.Error(codes.Unavailable, "global is shutting down")
 	}
-	z := s.zones[name]
-	if z == nil {
-		z = &zone{name: name, followers: map[string]*member{}}
-		s.zones[name] = z
-	}
+	z := s.zoneLocked(name)
 	st.instance, st.follower, st.capabilities = clip(hello.GetInstance()), hello.GetFollower(), hello.GetCapabilities()
 	m := &z.leader
 	if st.follower {
@@ -351,17 +319,20 @@ func (s *Server) admit(st *stream, hello *zonesyncv1.Hello, name string) error {
 			z.followers[st.instance] = m
 		}
 	} else {
-		z.since, z.version = time.Now(), clip(hello.GetVersion())
+		if m.online() && m.session > st.fence.Number {
+			return status.Errorf(codes.Aborted, "a newer stream of zone %q was opened meanwhile", name)
+		}
 		if f := z.followers[st.instance]; f != nil { // it leads now
-			f.stream.end(status.Errorf(codes.Aborted, "instance %q leads now", st.instance))
+			f.end(status.Errorf(codes.Aborted, "instance %q leads now", st.instance))
 		}
 	}
-	if m.stream != nil {
-		m.stream.end(status.Errorf(codes.Aborted, "replaced by a newer stream of instance %q", st.instance))
-	}
+	m.end(status.Errorf(codes.Aborted, "replaced by a newer stream of instance %q", st.instance))
+	m.instance, m.session, m.peer = st.instance, st.fence.Number, ""
+	m.since, m.version = time.Now(), clip(hello.GetVersion())
 	head, epoch, _ := s.feed.now()
 	st.joined, st.epoch = head.Revision, epoch
 	st.zone, st.member, m.stream = z, m, st
+	s.stepLocked(m)
 	s.metrics.streams.Inc()
 	s.bumpLocked()
 	s.log.Info("zone connected", "zone", name, "instance", st.instance, "follower", st.follower, "version", clip(hello.GetVersion()), "rev", hello.GetResume().GetRevision())
@@ -375,10 +346,9 @@ func (s *Server) leave(st *stream, err error) {
 	s.metrics.streams.Dec()
 	if st.member.stream == st {
 		st.member.stream = nil
+		st.member.since = time.Now()
 		if st.follower { // its proxies go to another instance, which reports them
 			delete(st.zone.followers, st.instance)
-		} else {
-			st.zone.since = time.Now()
 		}
 		s.bumpLocked()
 	}

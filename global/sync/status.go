@@ -58,6 +58,8 @@ type ZoneStatus struct {
 	Online  bool      `json:"online"`
 	Since   time.Time `json:"since"`
 	Version string    `json:"version,omitempty"`
+	// Global is the instance of global that it is connected to.
+	Global string `json:"global,omitempty"`
 	// Instances of its control plane that are connected.
 	Instances int   `json:"instances,omitempty"`
 	Applied   int64 `json:"appliedRevision"`

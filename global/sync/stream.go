@@ -34,10 +34,12 @@ type stream struct {
 	follower bool
 	// capabilities is the protocol level of the zone.
 	capabilities uint32
-	epoch        int
-	joined       mesh.Revision
-	ctx          context.Context
-	end          context.CancelCauseFunc
+	// fence that a leader writes facts with.
+	fence  store.Fence
+	epoch  int
+	joined mesh.Revision
+	ctx    context.Context
+	end    context.CancelCauseFunc
 
 	hello chan *zonesyncv1.Hello
 	// ready is closed when the zone's state belongs to this stream; the receiver
@@ -151,8 +153,12 @@ func (st *stream) resume(ctx context.Context, at *zonesyncv1.Position) (mesh.Rev
 		}
 	}
 	st.s.mu.Lock()
-	if resume < 0 {
-		*st.member = member{stream: st.member.stream}
+	switch {
+	case st.member.stream != st:
+	case resume < 0:
+		st.s.forgetLocked(st.member)
+	default:
+		st.s.rewindLocked(st.member, resume)
 	}
 	st.s.mu.Unlock()
 	st.mu.Lock()
