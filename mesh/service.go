@@ -91,6 +91,16 @@ type MeshMultiZoneService struct {
 	Ports []ServicePort `json:"ports"`
 }
 
+// Warnings implements Cautious: labels of a Service are its author's to choose, and
+// its namespace alone is not.
+func (s *MeshMultiZoneService) Warnings() []string {
+	labels := CanonicalLabels(s.Selector.MeshService.MatchLabels)
+	if labels[LabelNamespace] != "" || labels[LabelEnv] == EnvUniversal {
+		return nil
+	}
+	return []string{"selector.meshService.matchLabels has neither " + LabelNamespace + " nor " + LabelEnv + ": " + EnvUniversal + ": in Kubernetes zones a Service of any namespace that has the other labels is taken in, and gets calls to this name"}
+}
+
 // MultiZoneSelector selects MeshServices.
 type MultiZoneSelector struct {
 	// MeshService labels.

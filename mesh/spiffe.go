@@ -133,14 +133,34 @@ type Cautious interface {
 }
 
 // Warnings implements Cautious: a trust domain that is the same in every zone
-// lets each zone's authority speak for the workloads of all the others.
+// lets each zone's authority speak for the workloads of all the others, and a path
+// that does not name the namespace lets each namespace of a cluster do so.
 func (s *MeshIdentity) Warnings() []string {
+	var out []string
 	east, problems := s.trustDomain(IdentitySubject{Mesh: "mesh", Zone: "east"})
 	west, more := s.trustDomain(IdentitySubject{Mesh: "mesh", Zone: "west"})
-	if len(problems)+len(more) > 0 || east != west {
-		return nil
+	if len(problems)+len(more) == 0 && east == west {
+		out = append(out, "spiffeID.trustDomain is the same in every zone: a zone that is taken over can then impersonate the workloads of all; name {{ .Zone }} in it")
 	}
-	return []string{"spiffeID.trustDomain is the same in every zone: a zone that is taken over can then impersonate the workloads of all; name {{ .Zone }} in it"}
+	if s.SpiffeID != nil && s.SpiffeID.Path != "" && !s.namesNamespace() {
+		out = append(out, "spiffeID.path does not name {{ .Namespace }}: in a Kubernetes zone whoever may create pods in any namespace can take the identity of any workload, "+
+			"since labels, workloads and service accounts are theirs to name; without a path it is "+DefaultPathKubernetes+" there")
+	}
+	return out
+}
+
+// namesNamespace reports whether proxies of two namespaces never have one path.
+func (s *MeshIdentity) namesNamespace() bool {
+	path := func(namespace string) string {
+		who := IdentitySubject{Mesh: "mesh", Zone: "east", Name: "x", Labels: map[string]string{LabelWorkload: "x", LabelServiceAccount: "x", LabelDisplayName: "x"}}
+		for _, key := range templateLabels(s.SpiffeID.Path) {
+			who.Labels[CanonicalLabel(key)] = "x"
+		}
+		who.Labels[LabelNamespace] = namespace
+		text, _ := expand(s.SpiffeID.Path, who)
+		return text
+	}
+	return path("a") != path("b")
 }
 
 func (s *MeshIdentity) trustDomain(who IdentitySubject) (spiffeid.TrustDomain, Problems) {
