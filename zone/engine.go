@@ -109,6 +109,8 @@ type engine struct {
 	synced      map[mesh.Key]bool
 	kept        map[mesh.Key]mesh.Resource
 	files       map[mesh.Key]mesh.Resource
+	authored    map[mesh.Key]bool          // of files, those that people wrote in a cluster
+	hidden      map[mesh.Key]mesh.Resource // what the platform made under the same keys
 	counters    map[string]uint64
 	given       map[mesh.Key][]string        // addresses that the platform told
 	called      map[string]map[mesh.Key]bool // services with addresses, by mesh
@@ -202,7 +204,7 @@ func newEngine(cfg engineConfig) (*engine, error) {
 		proxies: map[mesh.Key]*proxy{}, named: map[string]map[string]bool{}, classes: map[string]*class{},
 		sets: map[string]*set{}, layers: map[string]*layer{}, bundles: map[string]*bundle{},
 		authorities: map[authorityKey]ca.Slots{}, domains: map[string][]string{},
-		synced: map[mesh.Key]bool{}, kept: map[mesh.Key]mesh.Resource{}, files: map[mesh.Key]mesh.Resource{},
+		synced: map[mesh.Key]bool{}, kept: map[mesh.Key]mesh.Resource{}, files: map[mesh.Key]mesh.Resource{}, authored: map[mesh.Key]bool{}, hidden: map[mesh.Key]mesh.Resource{},
 		counters: map[string]uint64{}, permissions: map[string]ir.Permission{}, unsaved: map[mesh.Key]bool{},
 		built: &xds.Cache{}, facts: newFacts(), tracker: newTracker(), given: map[mesh.Key][]string{}, called: map[string]map[mesh.Key]bool{}, vips: newVIPs(cfg.vips), names: map[string]*ir.NameTable{}, serviceNames: map[string]map[mesh.Key]mesh.ServiceNames{}, board: &agents.Board{},
 	}

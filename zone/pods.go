@@ -30,16 +30,7 @@ func (s sink) Recall(ctx context.Context) (map[string]uint64, error) {
 // takePlatform files what a platform told.
 func (e *engine) takePlatform(b *batch, in platform.Batch) {
 	for _, k := range sortedKeys(in.Resources) {
-		old, was := e.files[k]
-		switch r := in.Resources[k]; {
-		case r == nil && !was, r != nil && was && sameResource(old, *r):
-		case r == nil:
-			delete(e.files, k)
-			e.declared(b, k, mesh.Resource{}, false)
-		default:
-			e.files[k] = *r
-			e.declared(b, k, *r, true)
-		}
+		e.takeResource(b, k, in.Resources[k], in.Authored)
 	}
 	for k, pod := range in.Pods {
 		e.takePod(b, k, pod)
@@ -58,6 +49,54 @@ func (e *engine) takePlatform(b *batch, in platform.Batch) {
 			b.late.Counters = map[string]uint64{}
 		}
 		b.late.Counters[name] = n
+	}
+}
+
+// takeResource files a resource of one of the two sources, or its end. Of two with
+// the same key the authored one counts; the other waits in e.hidden.
+func (e *engine) takeResource(b *batch, k mesh.Key, r *mesh.Resource, authored bool) {
+	theirs, is := e.authored[k], e.files[k]
+	switch {
+	case !authored && theirs && r == nil:
+		delete(e.hidden, k)
+	case !authored && theirs:
+		e.tellHidden(k)
+		e.hidden[k] = *r
+	case !authored:
+		e.setResource(b, k, r)
+	case r != nil:
+		if !theirs && is.Kind != "" {
+			e.tellHidden(k)
+			e.hidden[k] = is
+		}
+		e.authored[k] = true
+		e.setResource(b, k, r)
+	case theirs:
+		delete(e.authored, k)
+		if other, ok := e.hidden[k]; ok {
+			r = &other
+			delete(e.hidden, k)
+		}
+		e.setResource(b, k, r)
+	}
+}
+
+func (e *engine) tellHidden(k mesh.Key) {
+	if _, known := e.hidden[k]; !known {
+		e.log.Warn("a resource was authored under the name of one that the platform makes; the authored one counts", "resource", k.String())
+	}
+}
+
+func (e *engine) setResource(b *batch, k mesh.Key, r *mesh.Resource) {
+	old, was := e.files[k]
+	switch {
+	case r == nil && !was, r != nil && was && sameResource(old, *r):
+	case r == nil:
+		delete(e.files, k)
+		e.declared(b, k, mesh.Resource{}, false)
+	default:
+		e.files[k] = *r
+		e.declared(b, k, *r, true)
 	}
 }
 

@@ -183,3 +183,47 @@ func BenchmarkPods(b *testing.B) {
 		}
 	})
 }
+
+// Of two resources of one key, one made by the platform and one that people wrote,
+// theirs counts, whichever comes first and whichever ends.
+func TestTwoSourcesOfOneKey(t *testing.T) {
+	made := serviceOf("web")
+	wrote := *made
+	wrote.Spec = []byte(`{"selector":{"dataplaneLabels":{"matchLabels":{"app":"other","k8s.tombolo.io/namespace":"shop"}}},"ports":[{"port":81}]}`)
+	is := func(r *rig) string {
+		o, ok := r.e.object(made.Key)
+		if !ok {
+			return ""
+		}
+		return fmt.Sprint(o.Decoded.(*mesh.MeshService).Ports[0].Port)
+	}
+	one := func(res *mesh.Resource, authored bool) platform.Batch {
+		return platform.Batch{Resources: map[mesh.Key]*mesh.Resource{made.Key: res}, Authored: authored}
+	}
+	const hides = "hides"
+	for _, c := range []struct {
+		what  string
+		steps []platform.Batch
+		want  []string // after each; with a word behind it if it hides the other
+	}{
+		{"made first", []platform.Batch{one(made, false), one(&wrote, true), one(nil, true), one(nil, false)}, []string{"80", "81 " + hides, "80", ""}},
+		{"written first", []platform.Batch{one(&wrote, true), one(made, false), one(nil, true), one(nil, false)}, []string{"81", "81 " + hides, "80", ""}},
+		{"the one that is made ends", []platform.Batch{one(made, false), one(&wrote, true), one(nil, false), one(nil, true)}, []string{"80", "81 " + hides, "81", ""}},
+		{"ends twice", []platform.Batch{one(&wrote, true), one(nil, false), one(nil, true), one(nil, true)}, []string{"81", "81", "", ""}},
+		{"changed", []platform.Batch{one(&wrote, true), one(made, false), one(&wrote, true), one(made, false)}, []string{"81", "81 " + hides, "81 " + hides, "81 " + hides}},
+	} {
+		r := kubeRig(t)
+		for i, in := range c.steps {
+			if err := r.turn(tell(r.e, in)); err != nil {
+				t.Fatal(err)
+			}
+			got := is(r)
+			if r.e.state().Outcomes[made.Key].Hides {
+				got += " " + hides
+			}
+			if got != c.want[i] {
+				t.Errorf("%s: after step %d %q, want %q", c.what, i, got, c.want[i])
+			}
+		}
+	}
+}

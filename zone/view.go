@@ -79,6 +79,11 @@ func (e *engine) state() platform.State {
 	for _, names := range e.serviceNames {
 		maps.Copy(out.Names, names)
 	}
+	for k := range e.hidden {
+		o := out.Outcomes[k]
+		o.Hides = true
+		out.Outcomes[k] = o
+	}
 	for _, p := range e.problems() {
 		o := out.Outcomes[p.key]
 		if strings.HasPrefix(p.reason, refusedByProxy) {

@@ -21,6 +21,11 @@ import (
 // its return: longer than names are cached, and than most outages last.
 const vipGrace = 24 * time.Hour
 
+// maxReleased bounds the addresses that are kept for services that are gone: who
+// makes and deletes services without end must not fill the zone's state. Those that
+// are gone for longest are given up first.
+const maxReleased = 10_000
+
 // vipCounter is how the virtual address of a service is kept among the counters:
 // "vip/<key>" is the IPv4 address, and above it, in seconds since 1970, when the
 // service was gone; 0 while it lives.
@@ -230,6 +235,27 @@ func (v *vips) release(meshName string, lives map[mesh.Key]bool, now time.Time) 
 			v.forget(k)
 			v.save(k)
 		}
+	}
+	v.giveUp()
+}
+
+// giveUp forgets the oldest of those who are gone, of all meshes, beyond maxReleased.
+func (v *vips) giveUp() {
+	var gone []mesh.Key
+	for k, x := range v.of {
+		if x.released != 0 {
+			gone = append(gone, k)
+		}
+	}
+	if len(gone) <= maxReleased {
+		return
+	}
+	slices.SortFunc(gone, func(a, b mesh.Key) int {
+		return cmp.Or(cmp.Compare(v.of[a].released, v.of[b].released), compareKeys(a, b))
+	})
+	for _, k := range gone[:len(gone)-maxReleased] {
+		v.forget(k)
+		v.save(k)
 	}
 }
 

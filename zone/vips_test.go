@@ -173,6 +173,34 @@ func TestVIPGrace(t *testing.T) {
 	}
 }
 
+// Addresses of those who are gone are bounded: the oldest are given up.
+func TestVIPsOfMany(t *testing.T) {
+	v := newVIPs(DefaultVIPRanges())
+	now := time.Now()
+	for n := range maxReleased + 100 {
+		if _, err := v.hold(mesh.Key{Kind: mesh.KindMeshService, Mesh: "default", Zone: "west", Name: fmt.Sprint("s", n)}); err != nil {
+			t.Fatal(err)
+		}
+		if n == 99 {
+			v.release("default", nil, now)
+		}
+	}
+	lives := mesh.Key{Kind: mesh.KindMeshService, Mesh: "default", Zone: "west", Name: "lives"}
+	if _, err := v.hold(lives); err != nil {
+		t.Fatal(err)
+	}
+	v.release("default", map[mesh.Key]bool{lives: true}, now.Add(time.Minute))
+	if _, ok := v.of[lives]; !ok || len(v.of) != maxReleased+1 || len(v.owner) != len(v.of) {
+		t.Errorf("%d are kept", len(v.of))
+	}
+	for n := range 100 {
+		k := mesh.Key{Kind: mesh.KindMeshService, Mesh: "default", Zone: "west", Name: fmt.Sprint("s", n)}
+		if _, ok := v.of[k]; ok || v.unsaved[vipCounter+k.String()] != 0 {
+			t.Fatal("not the oldest are given up")
+		}
+	}
+}
+
 func TestVIPRangesAreChecked(t *testing.T) {
 	for _, bad := range []VIPRanges{
 		{Service: netip.MustParsePrefix("fd00::/64")},

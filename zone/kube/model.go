@@ -497,6 +497,10 @@ func (m *model) flushService(b *platform.Batch, s *service) []complaint {
 // memoryPrefix begins the names of numbers that the zone remembers for us.
 const memoryPrefix = "meshed/"
 
+// maxMeshed bounds the Services that are remembered, over restarts too: the others
+// are of the mesh while they have pods.
+const maxMeshed = 10_000
+
 func memory(s *service) string { return memoryPrefix + s.namespace + "/" + s.name }
 
 // recall takes what was remembered before a restart. Call it when every Service was
@@ -527,7 +531,7 @@ func (m *model) inMesh(b *platform.Batch, s *service) bool {
 	uid := identityOf(s.own.UID)
 	switch {
 	case len(s.pods) > 0:
-		if m.meshed[id] != uid {
+		if known, had := m.meshed[id]; known != uid && (had || len(m.meshed) < maxMeshed) {
 			m.meshed[id], b.Remember[id] = uid, uid
 		}
 		return true

@@ -29,6 +29,10 @@ type Batch struct {
 	// ingresses, policies that were authored in the zone. Nil ends one. Specs of
 	// MeshService are completed by the engine: identities, state and status.
 	Resources map[mesh.Key]*mesh.Resource
+	// Authored says that people wrote the Resources themselves. Where they and the
+	// platform have one of the same key, theirs counts, whichever came first, and
+	// the platform's stands again when theirs ends.
+	Authored bool
 	// Addresses at which the zone's proxies call a service by itself, in canonical
 	// form, IPv4 first; an empty list forgets.
 	Addresses map[mesh.Key][]string

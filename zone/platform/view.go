@@ -37,4 +37,7 @@ type Outcome struct {
 	Affected, Done, Rejected int
 	// Problems in words, at most 10.
 	Problems []string
+	// Hides says that it is in force instead of one of its name that the platform
+	// made, such as the MeshService of a Service.
+	Hides bool
 }

@@ -133,8 +133,11 @@ func statusOf(zone string, k mesh.Kind, o *object, use usability, state platform
 	if len(use.refused) > 0 && len(use.lastGood) > 0 {
 		accepted.Message += "; its last good version, in status.lastGood, stays in force"
 	}
-	out.Conditions = append(out.Conditions, accepted)
 	outcome := state.Outcomes[key]
+	if outcome.Hides && accepted.Status == "True" {
+		accepted.Message = "the zone uses it, instead of the one that follows from an object of the cluster of this name"
+	}
+	out.Conditions = append(out.Conditions, accepted)
 	if k.Policy != nil && use.inForce() {
 		out.Affected, out.Done, out.Rejected = int64(outcome.Affected), int64(outcome.Done), int64(outcome.Rejected)
 		out.Proxies = fmt.Sprintf("%d/%d", outcome.Done, outcome.Affected)

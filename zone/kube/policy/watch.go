@@ -271,7 +271,7 @@ func (r *Resources) flush(ctx context.Context) {
 	r.flushing.Lock()
 	defer r.flushing.Unlock()
 	r.mu.Lock()
-	batch := platform.Batch{Resources: map[mesh.Key]*mesh.Resource{}}
+	batch := platform.Batch{Resources: map[mesh.Key]*mesh.Resource{}, Authored: true}
 	for k, res := range r.pending {
 		if res != nil || r.told[k] {
 			batch.Resources[k] = res

@@ -46,6 +46,25 @@ type shared struct {
 	Permissions map[string][]byte `json:"permissions,omitempty"`
 }
 
+// lean is what must be written, if nothing else can: keys, permissions and the
+// counters that are never taken back. Other counters, such as virtual addresses, can
+// be found again, if not always the same.
+func (s shared) lean() shared {
+	s.Counters = maps.Clone(s.Counters)
+	maps.DeleteFunc(s.Counters, func(name string, _ uint64) bool { return !strings.HasPrefix(name, growing) })
+	return s
+}
+
+// packShared packs what is shared, or what of it fits. Nothing that workloads can
+// make many of keeps a key from being written.
+func packShared(s shared) (data []byte, all bool, err error) {
+	if data, err = pack(s); !errors.Is(err, errTooLarge) {
+		return data, true, err
+	}
+	data, err = pack(s.lean())
+	return data, false, err
+}
+
 // seal says which content of the shards together is the copy of what global had
 // at a position. Secrets are written one by one, by a leader that may have been
 // behind the former one: only shards that are the very ones sealed are at that

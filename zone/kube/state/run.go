@@ -169,7 +169,7 @@ func (s *Store) refresh(ctx context.Context) error {
 // put writes one Secret, if it is not as that already. A write that meets another
 // one's is tried again over it: the leader's counts.
 func (s *Store) put(ctx context.Context, name string, v any) error {
-	data, err := pack(v)
+	data, err := s.pack(v)
 	if err != nil {
 		return fmt.Errorf("secret %s: %w", name, err)
 	}
@@ -208,7 +208,7 @@ func (s *Store) put(ctx context.Context, name string, v any) error {
 				s.mu.Lock()
 				again := s.tables.shared(s.cfg.Zone, s.sealed)
 				s.mu.Unlock()
-				if data, err = pack(again); err != nil {
+				if data, err = s.pack(again); err != nil {
 					return fmt.Errorf("secret %s: %w", name, err)
 				}
 				sum = sha256.Sum256(data)
@@ -221,6 +221,22 @@ func (s *Store) put(ctx context.Context, name string, v any) error {
 		}
 	}
 	return fmt.Errorf("secret %s: %w", name, err)
+}
+
+// pack a shard, or what is shared.
+func (s *Store) pack(v any) ([]byte, error) {
+	sh, isShared := v.(shared)
+	if !isShared {
+		return pack(v)
+	}
+	data, all, err := packShared(sh)
+	if lean := err == nil && !all; lean != s.lean {
+		s.lean = lean
+		if lean {
+			s.cfg.Log.Error("the shared state is too large for its Secret: it is written without virtual addresses, which may move with the next restart", "secret", SecretName, "counters", len(sh.Counters))
+		}
+	}
+	return data, err
 }
 
 // meet learns the version of a Secret that another instance wrote meanwhile, and

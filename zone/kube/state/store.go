@@ -73,6 +73,7 @@ type Store struct {
 	writing  sync.Mutex
 	versions map[string]string
 	written  map[string][sha256.Size]byte
+	lean     bool // what is shared did not fit when it was last packed
 	// stale is true while another instance may have written since they were read.
 	stale atomic.Bool
 }

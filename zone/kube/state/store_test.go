@@ -2,10 +2,13 @@ package state_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,6 +25,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/tombolo-mesh/tombolo/mesh"
+	"github.com/tombolo-mesh/tombolo/mesh/ir"
 	"github.com/tombolo-mesh/tombolo/zone/disk"
 	"github.com/tombolo-mesh/tombolo/zone/kube/state"
 )
@@ -433,6 +437,29 @@ func TestSettle(t *testing.T) {
 		go func() { <-time.After(time.Second); c.refuse("") }()
 		if s := mustLoad(t, open(t, c, false)); s.Position.Revision != 7 {
 			t.Errorf("it is at %d", s.Position.Revision)
+		}
+	})
+}
+
+// TestManyCounters: what workloads can make many of, such as virtual addresses,
+// keeps no key from being written, nor what may never be taken back.
+func TestManyCounters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		leader := begun(t, c)
+		counters := map[string]uint64{ir.TightenPrefix + "x": 3}
+		for n := range uint64(100_000) {
+			sum := sha256.Sum256(binary.BigEndian.AppendUint64(nil, n))
+			counters[fmt.Sprintf("vip/%x", sum[:16])] = binary.BigEndian.Uint64(sum[16:])
+		}
+		leader.commit(t, disk.Update{Counters: counters})
+		leader.commit(t, disk.Update{PutAuthorities: []disk.Authority{{Mesh: "m", TrustDomain: "late", Slots: []byte("key")}}})
+		leader.commit(t, disk.Update{Position: position(90)})
+		wait(time.Second)
+		s := mustLoad(t, open(t, c, false))
+		late := slices.ContainsFunc(s.Authorities, func(a disk.Authority) bool { return a.TrustDomain == "late" })
+		if !late || s.Counters[ir.TightenPrefix+"x"] != 3 || s.Position.Revision != 90 {
+			t.Errorf("key written: %v, counter %d, position %d", late, s.Counters[ir.TightenPrefix+"x"], s.Position.Revision)
 		}
 	})
 }
