@@ -1,6 +1,7 @@
 package zone
 
 import (
+	"cmp"
 	"encoding/json"
 	"maps"
 	"runtime"
@@ -196,7 +197,7 @@ func (e *engine) compileClasses(b *batch) {
 
 func (e *engine) compileAll(due []*class) []compiled {
 	results := make([]compiled, len(due))
-	workers := min(runtime.GOMAXPROCS(0), len(due))
+	workers := min(cmp.Or(e.cfg.workers, runtime.GOMAXPROCS(0)), len(due))
 	var wg sync.WaitGroup
 	for w := range workers {
 		wg.Go(func() {

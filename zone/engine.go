@@ -78,8 +78,10 @@ type engineConfig struct {
 	linked func() bool
 	// tokensChanged is called, without locks, after the keys of some mesh changed.
 	tokensChanged func()
-	log           *slog.Logger
-	registerer    prometheus.Registerer
+	// workers compile classes at once, default GOMAXPROCS.
+	workers    int
+	log        *slog.Logger
+	registerer prometheus.Registerer
 }
 
 // engine is the zone's single writer: one goroutine takes what happened, in
@@ -131,6 +133,10 @@ type engine struct {
 	facts     *facts
 	board     *agents.Board // of the names of each mesh
 	tracker   *tracker
+	// planning holds a token while a plan is worked on.
+	planning chan struct{}
+	// everyone: pods have a class here whose agents are with other instances.
+	everyone bool
 }
 
 // op is one thing that happened.
@@ -139,7 +145,8 @@ type op struct {
 	run func(b *batch)
 	// done is called when the batch is durable and published.
 	done func(err error)
-	// looks says that it only reads: alone it makes no batch.
+	// looks says that it only reads: it sees the engine between two batches, and
+	// alone it makes none.
 	looks bool
 }
 
@@ -207,6 +214,7 @@ func newEngine(cfg engineConfig) (*engine, error) {
 		synced: map[mesh.Key]bool{}, kept: map[mesh.Key]mesh.Resource{}, files: map[mesh.Key]mesh.Resource{}, authored: map[mesh.Key]bool{}, hidden: map[mesh.Key]mesh.Resource{},
 		counters: map[string]uint64{}, permissions: map[string]ir.Permission{}, unsaved: map[mesh.Key]bool{},
 		built: &xds.Cache{}, facts: newFacts(), tracker: newTracker(), given: map[mesh.Key][]string{}, called: map[string]map[mesh.Key]bool{}, vips: newVIPs(cfg.vips), names: map[string]*ir.NameTable{}, serviceNames: map[string]map[mesh.Key]mesh.ServiceNames{}, board: &agents.Board{},
+		planning: make(chan struct{}, 1),
 	}
 	e.ensure(unitGenerators, stageNamed, (*engine).deriveGenerators)
 	if err := e.restore(state); err != nil {
@@ -295,13 +303,18 @@ func (e *engine) run(ctx context.Context) error {
 
 // process takes a batch of operations all the way.
 func (e *engine) process(ops []*op) {
-	if len(ops) > 0 && !slices.ContainsFunc(ops, func(o *op) bool { return !o.looks }) {
-		for _, o := range ops {
+	looked := 0
+	for _, o := range ops {
+		if o.looks {
 			o.run(nil)
 			o.done(nil)
+			looked++
 		}
+	}
+	if looked > 0 && looked == len(ops) {
 		return
 	}
+	ops = slices.DeleteFunc(ops, func(o *op) bool { return o.looks })
 	b := &batch{now: time.Now(), moves: map[move]bool{}, resign: map[mesh.Key]bool{}, published: map[string]bool{},
 		publish: map[string]bool{}, assign: map[mesh.Key]bool{}, saveLate: map[mesh.Key]bool{}}
 	for _, o := range ops {

@@ -52,6 +52,8 @@ func (i inspector) Inspect(ctx context.Context, q wire.Question, w io.Writer) er
 	switch q.What {
 	case "proxies":
 		return i.proxies(ctx, q.Mesh, w)
+	case wire.WhatPlan:
+		return i.plan(ctx, q, w)
 	default:
 		return i.proxy(ctx, q, w)
 	}

@@ -439,7 +439,7 @@ func (e *engine) shape(p *proxy) (*ir.Class, *ir.Instance) {
 // classify finds the class of a proxy and moves it there. A pod whose agent never
 // came to this instance needs none: nothing is sent to it from here.
 func (e *engine) classify(b *batch, p *proxy) {
-	if p.pod != nil && p.control == nil && p.class == nil {
+	if p.pod != nil && p.control == nil && p.class == nil && !e.everyone {
 		return
 	}
 	c, own := e.shape(p)
