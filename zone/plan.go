@@ -65,8 +65,12 @@ func (f *engine) preview(p wire.Plan) *wire.Preview {
 		changes[i] = p.Changes[i].Change()
 	}
 	at := *f.position.Load()
-	f.process([]*op{{run: func(b *batch) { f.take(b, at, f.mark, changes) }, done: func(error) {}}})
-	return f.compare(before, f.outcome(), p.Envoy)
+	next := at
+	next.Revision = max(next.Revision, 1) // global asks, so there is one
+	f.process([]*op{{run: func(b *batch) { f.take(b, next, f.mark, changes) }, done: func(error) {}}})
+	out := f.compare(before, f.outcome(), p.Envoy)
+	out.Revision = at.Revision
+	return out
 }
 
 // adoptEveryone gives pods a class whose agents are with other instances of the

@@ -56,3 +56,45 @@ func BenchmarkChanges(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkPlan is a plan in a zone of 1,000 proxies that call all of its 100
+// services: for one workload, for all of them, and what the loop does for it.
+func BenchmarkPlan(b *testing.B) {
+	const workloads, replicas = 100, 10
+	r := newRig(b, "east")
+	r.turn(r.push(identityOf(b, "default"), allowAll(b, "default")))
+	var joins []func(b *batch)
+	for w := range workloads {
+		for i := range replicas {
+			var out []string
+			for k := range workloads {
+				out = append(out, fmt.Sprintf(`{"port":%d,"backendRef":{"kind":"MeshService","name":"w%d","port":8080}}`, 20000+k, k))
+			}
+			joins = append(joins, r.join(sidecar(b, "default", fmt.Sprintf("w%d-%d", w, i), fmt.Sprint("w", w), fmt.Sprintf("10.%d.%d.1", w, i), httpInbound, out...)))
+		}
+	}
+	r.turn(joins...)
+	b.Run("copy", func(b *testing.B) {
+		for b.Loop() {
+			r.e.copy()
+		}
+	})
+	for name, spec := range map[string]string{
+		"one workload": `{"targetRef":{"kind":"Dataplane","labels":{"kuma.io/workload":"w7"}},"to":[{"targetRef":{"kind":"Mesh"},"default":{"http":{"requestTimeout":"3s"}}}]}`,
+		"all":          `{"to":[{"targetRef":{"kind":"Mesh"},"default":{"http":{"requestTimeout":"3s"}}}]}`,
+	} {
+		for _, envoy := range []bool{false, true} {
+			b.Run(fmt.Sprintf("%s, envoy=%v", name, envoy), func(b *testing.B) {
+				change := put(resource(b, mesh.KindMeshTimeout, "default", "", "t", spec))
+				for b.Loop() {
+					p := plannedBy(b, change)
+					p.Envoy = envoy
+					out := r.e.copy().engine().preview(p)
+					if out.Affected == 0 {
+						b.Fatal("no effect")
+					}
+				}
+			})
+		}
+	}
+}

@@ -28,6 +28,7 @@ type PlannedChange struct {
 	Name     string            `json:"name"`
 	Labels   map[string]string `json:"labels,omitempty"`
 	Spec     json.RawMessage   `json:"spec,omitempty"`
+	Status   json.RawMessage   `json:"status,omitempty"`
 	Revision mesh.Revision     `json:"revision,omitempty"`
 	Created  time.Time         `json:"created,omitzero"`
 }
@@ -37,7 +38,7 @@ func PlannedOf(c mesh.Change) PlannedChange {
 	r := c.Resource
 	out := PlannedChange{Deleted: c.Deleted, Kind: r.Kind, Mesh: r.Mesh, Zone: r.Zone, Name: r.Name}
 	if !c.Deleted {
-		out.Labels, out.Spec, out.Revision, out.Created = r.Labels, r.Spec, r.Revision, r.Created
+		out.Labels, out.Spec, out.Status, out.Revision, out.Created = r.Labels, r.Spec, r.Status, r.Revision, r.Created
 	}
 	return out
 }
@@ -46,7 +47,7 @@ func PlannedOf(c mesh.Change) PlannedChange {
 func (p *PlannedChange) Change() mesh.Change {
 	return mesh.Change{Revision: p.Revision, Deleted: p.Deleted, Resource: mesh.Resource{
 		Key:    mesh.Key{Kind: p.Kind, Mesh: p.Mesh, Zone: p.Zone, Name: p.Name},
-		Labels: p.Labels, Spec: p.Spec, Revision: p.Revision, Created: p.Created, Modified: p.Created}}
+		Labels: p.Labels, Spec: p.Spec, Status: p.Status, Revision: p.Revision, Created: p.Created, Modified: p.Created}}
 }
 
 // Preview is what a change would do in one zone.
