@@ -314,14 +314,15 @@ func (g *Global) serve(ctx context.Context, st store.Store, shared *shared, toke
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	cfg := sync.Config{Store: st, Authorize: tokens.Zone, Instance: instance(), Version: g.cfg.Version, Log: g.log, Registerer: reg}
 	var others *peers.Peers
+	instances := alone(cfg.Instance, g.zones.String(), g.cfg.Version)
 	if shared != nil {
 		if others, err = g.join(ctx, shared, cfg.Instance, reg); err != nil {
 			return err
 		}
-		cfg.Ask = others.Ask
+		cfg.Ask, instances = others.Ask, others.Instances
 	}
 	fleet := sync.New(cfg)
-	rest, err := api.New(api.Config{Store: st, Fleet: fleet, Tokens: tokens, Revoked: fleet.Recheck, Logger: g.log, Registry: reg, Version: g.cfg.Version,
+	rest, err := api.New(api.Config{Store: st, Fleet: fleet, Instances: instances, Tokens: tokens, Revoked: fleet.Recheck, Logger: g.log, Registry: reg, Version: g.cfg.Version,
 		Ready: func() error {
 			if !fleet.Ready() {
 				return errors.New("the store was not read yet")

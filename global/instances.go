@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"net"
 	"os"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -47,6 +48,12 @@ func advertised(listener net.Addr, from net.IP) string {
 		}
 	}
 	return net.JoinHostPort(host, port)
+}
+
+// alone lists the one instance that there is without a database to share.
+func alone(id, address, version string) func() []peers.Instance {
+	self := peers.Instance{ID: id, Address: address, Version: version, Self: true, Connected: true, Since: time.Now()}
+	return func() []peers.Instance { return []peers.Instance{self} }
 }
 
 // instance names this process, differently at each start.

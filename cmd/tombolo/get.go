@@ -33,15 +33,17 @@ func getCommand() *cobra.Command {
 	var o getOptions
 	cmd := &cobra.Command{
 		Use:   "get KIND [NAME]",
-		Short: "Show resources, zones or changes",
+		Short: "Show resources, zones, changes or instances of global",
 		Long: `Shows resources of a kind, named by plural, singular or short form. "get zones" shows how
-every zone is, "get changes" the newest changes. What -o yaml prints can be applied again.`,
+every zone is, "get changes" the newest changes, "get instances" the instances of global that
+share a database. What -o yaml prints can be applied again.`,
 		Example: `  tombolo get meshes
   tombolo get dp -m default
   tombolo get meshtimeout web -o yaml
   tombolo get dataplanes -A -l tombolo.io/zone=east
   tombolo get zones
-  tombolo get changes --limit 20`,
+  tombolo get changes --limit 20
+  tombolo get instances`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !slices.Contains([]string{"table", "yaml", "json"}, o.output) {
@@ -56,6 +58,9 @@ every zone is, "get changes" the newest changes. What -o yaml prints can be appl
 			}
 			if args[0] == "changes" || args[0] == "change" {
 				return getChanges(cmd, c, o, args[1:])
+			}
+			if args[0] == "instances" && len(args) == 1 {
+				return getInstances(cmd, c, o)
 			}
 			k, err := kindOf(args[0])
 			if err != nil {
@@ -202,7 +207,7 @@ func getZones(cmd *cobra.Command, c *client) error {
 	if err := c.get(cmd.Context(), "/zones/_overview", nil, &out); err != nil {
 		return err
 	}
-	rows := [][]string{{"NAME", "STATE", "SINCE", "PROXIES", "REVISION", "PROBLEMS", "VERSION"}}
+	rows := [][]string{{"NAME", "STATE", "SINCE", "PROXIES", "REVISION", "PROBLEMS", "VERSION", "GLOBAL"}}
 	for _, z := range out.Items {
 		state := "offline"
 		if z.Status.Online {
@@ -212,7 +217,33 @@ func getZones(cmd *cobra.Command, c *client) error {
 			state += ", disabled"
 		}
 		rows = append(rows, []string{z.Name, state, age(z.Status.Since), fmt.Sprintf("%d/%d", z.Status.Connected, z.Status.Total),
-			strconv.FormatInt(z.Status.Applied, 10), strconv.Itoa(len(z.Status.Problems)), orDash(z.Status.Version)})
+			strconv.FormatInt(z.Status.Applied, 10), strconv.Itoa(len(z.Status.Problems)), orDash(z.Status.Version), orDash(z.Status.Global)})
+	}
+	return table(cmd.OutOrStdout(), rows)
+}
+
+func getInstances(cmd *cobra.Command, c *client, o getOptions) error {
+	var out api.InstanceList
+	if err := c.get(cmd.Context(), "/instances", nil, &out); err != nil {
+		return err
+	}
+	if o.output != "table" {
+		data, err := json.Marshal(out.Items)
+		if err != nil {
+			return err
+		}
+		return printAll(cmd.OutOrStdout(), o.output, []json.RawMessage{data})
+	}
+	rows := [][]string{{"INSTANCE", "STATE", "SINCE", "ADDRESS", "VERSION", "ERROR"}}
+	for _, i := range out.Items {
+		state := "not reached"
+		switch {
+		case i.Self:
+			state = "answers"
+		case i.Connected:
+			state = "connected"
+		}
+		rows = append(rows, []string{i.ID, state, age(i.Since), i.Address, orDash(i.Version), orDash(i.Error)})
 	}
 	return table(cmd.OutOrStdout(), rows)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tombolo-mesh/tombolo/global/api/access"
+	"github.com/tombolo-mesh/tombolo/global/peers"
 	"github.com/tombolo-mesh/tombolo/global/store"
 	"github.com/tombolo-mesh/tombolo/mesh"
 )
@@ -37,6 +38,8 @@ type Config struct {
 	Store store.Store
 	// Fleet is what is known of zones. Required.
 	Fleet Fleet
+	// Instances of global that are known; optional.
+	Instances func() []peers.Instance
 	// Tokens of users, zones and proxies. Required.
 	Tokens *access.Tokens
 	// Revoked is called after a token was revoked; optional.
@@ -101,7 +104,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry), watchers: make(chan struct{}, maxWatchers),
 		draining: make(chan struct{})}
-	s.routes = slices.Concat(s.metaRoutes(), s.resourceRoutes(), s.changeRoutes(), s.zoneRoutes(), s.tokenRoutes())
+	s.routes = slices.Concat(s.metaRoutes(), s.resourceRoutes(), s.changeRoutes(), s.zoneRoutes(), s.instanceRoutes(), s.tokenRoutes())
 	var err error
 	s.openapi, err = s.describe()
 	return s, err
