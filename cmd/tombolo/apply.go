@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tombolo-mesh/tombolo/global/api"
+	"github.com/tombolo-mesh/tombolo/global/sync"
 	"github.com/tombolo-mesh/tombolo/mesh"
 )
 
@@ -21,6 +23,7 @@ func applyCommand() *cobra.Command {
 	var files []string
 	var dry bool
 	var wait time.Duration
+	var o format
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE|DIR|-",
 		Short: "Create or update resources: all of what is given, or none",
@@ -60,15 +63,13 @@ behind at the end of the time.`,
 			if err != nil {
 				return err
 			}
-			for _, x := range out.Results {
-				fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", label(mesh.Key{Kind: x.Kind, Mesh: x.Mesh, Name: x.Name}), x.Action)
-			}
-			return finish(cmd, c, out, dry, wait, began)
+			return finish(cmd, c, written{Written: out, DryRun: dry}, o, wait, began)
 		},
 	}
 	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "file, folder, or - for standard input; may be repeated")
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "let global check everything, and write nothing")
 	waitFlag(cmd, &wait)
+	outputFlag(cmd, &o)
 	return cmd
 }
 
@@ -77,36 +78,68 @@ func waitFlag(cmd *cobra.Command, wait *time.Duration) {
 	cmd.Flags().Lookup("wait").NoOptDefVal = defaultWait.String()
 }
 
-// finish prints what was written and waits if it was asked to.
-func finish(cmd *cobra.Command, c *client, out api.Written, dry bool, wait time.Duration, began time.Time) error {
+// written is what a write did, and with --wait how far it came.
+type written struct {
+	api.Written
+	// DryRun: nothing was written.
+	DryRun bool `json:"dryRun,omitempty"`
+	// Deleted resource, of a delete.
+	Deleted string `json:"deleted,omitempty"`
+	// Status when the wait ended; absent without one.
+	Status *sync.ChangeStatus `json:"status,omitempty"`
+}
+
+// show says it to people.
+func (w written) show(to io.Writer) error {
+	for _, x := range w.Results {
+		fmt.Fprintf(to, "%s %s\n", label(mesh.Key{Kind: x.Kind, Mesh: x.Mesh, Name: x.Name}), x.Action)
+	}
+	if w.Deleted != "" {
+		fmt.Fprintf(to, "%s deleted\n", w.Deleted)
+	}
+	text := fmt.Sprintf("revision %d", w.Revision)
+	switch {
+	case w.DryRun:
+		text = "nothing was written (dry run)"
+	case w.First == 0:
+		text = "nothing changed"
+	}
+	_, err := fmt.Fprintln(to, text)
+	return err
+}
+
+// finish prints what was written and waits if it was asked to. Programs get one
+// document, at the end.
+func finish(cmd *cobra.Command, c *client, out written, o format, wait time.Duration, began time.Time) error {
 	for _, w := range out.Warnings {
 		fmt.Fprintln(cmd.ErrOrStderr(), "warning: "+w)
-	}
-	switch {
-	case dry:
-		fmt.Fprintln(cmd.OutOrStdout(), "nothing was written (dry run)")
-		return nil
-	case out.First == 0:
-		fmt.Fprintln(cmd.OutOrStdout(), "nothing changed")
-	default:
-		fmt.Fprintf(cmd.OutOrStdout(), "revision %d\n", out.Revision)
 	}
 	if wait < 0 {
 		return &exitError{exitUsage, "--wait must not be negative"}
 	}
-	if wait == 0 {
-		return nil
+	if wait == 0 || out.DryRun {
+		return o.print(cmd.OutOrStdout(), out, func() error { return out.show(cmd.OutOrStdout()) })
 	}
 	first := out.First
 	if first == 0 {
 		first = out.Revision
 	}
-	return await(cmd, c, first, out.Revision, wait, began)
+	if o == asTable {
+		if err := out.show(cmd.OutOrStdout()); err != nil {
+			return err
+		}
+		_, err := await(cmd, c, first, out.Revision, o, wait, began)
+		return err
+	}
+	status, failed := await(cmd, c, first, out.Revision, o, wait, began)
+	out.Status = &status
+	return errors.Join(o.print(cmd.OutOrStdout(), out, nil), failed)
 }
 
 func deleteCommand() *cobra.Command {
 	var meshName string
 	var wait time.Duration
+	var o format
 	cmd := &cobra.Command{
 		Use:     "delete KIND NAME",
 		Short:   "Delete a resource; a Mesh with everything in it",
@@ -130,12 +163,12 @@ func deleteCommand() *cobra.Command {
 			if k.Scope == mesh.ScopeMesh {
 				key.Mesh = meshName
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s deleted\n", label(key))
-			return finish(cmd, c, out, false, wait, began)
+			return finish(cmd, c, written{Written: out, Deleted: label(key)}, o, wait, began)
 		},
 	}
 	meshFlag(cmd, &meshName)
 	waitFlag(cmd, &wait)
+	outputFlag(cmd, &o)
 	return cmd
 }
 

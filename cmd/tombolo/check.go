@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -22,10 +21,11 @@ import (
 
 // checkFlags say what is checked, and from where.
 type checkFlags struct {
-	namespace, kubeconfig, context                  string
-	zone, global, globalCA, tokenFile, metrics, out string
-	inCluster, cni                                  bool
-	authorities                                     string
+	namespace, kubeconfig, context             string
+	zone, global, globalCA, tokenFile, metrics string
+	inCluster, cni                             bool
+	authorities                                string
+	out                                        format
 }
 
 func checkCommand() *cobra.Command {
@@ -46,14 +46,11 @@ docs/checks.md explains every check.`,
   tombolo check --metrics-address 127.0.0.1:5680 --global global.example.com:5685`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if in.out != "text" && in.out != "json" {
-				return &exitError{exitUsage, fmt.Sprintf("--output must be text or json, not %q", in.out)}
-			}
 			results, err := in.run(cmd.Context(), cmd.InOrStdin())
 			if err != nil {
 				return err
 			}
-			if err := printResults(cmd.OutOrStdout(), results, in.out); err != nil {
+			if err := in.out.print(cmd.OutOrStdout(), results, func() error { return printResults(cmd.OutOrStdout(), results) }); err != nil {
 				return err
 			}
 			if check.Failed(results) {
@@ -74,7 +71,7 @@ docs/checks.md explains every check.`,
 	f.BoolVar(&in.cni, "cni", true, "before an installation: the CNI plugin is to be installed")
 	f.BoolVar(&in.inCluster, "in-cluster", false, "from a pod: whether the control plane answers by the names that pods use")
 	f.StringVar(&in.authorities, "zone-ca", "/etc/tombolo/zone-ca/ca.crt", "with --in-cluster, authorities of the zone's certificate")
-	f.StringVarP(&in.out, "output", "o", "text", "text or json")
+	outputFlag(cmd, &in.out)
 	return cmd
 }
 
@@ -171,15 +168,7 @@ func kubeconfig() string {
 	return filepath.Join(home, ".kube", "config")
 }
 
-func printResults(w io.Writer, results []check.Result, format string) error {
-	if format == "json" {
-		text, err := json.MarshalIndent(results, "", "  ")
-		if err != nil {
-			return err
-		}
-		_, err = fmt.Fprintln(w, string(text))
-		return err
-	}
+func printResults(w io.Writer, results []check.Result) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, r := range results {
 		fmt.Fprintf(table, "%s\t%s\t%s\n", r.Status, r.Name, strings.ReplaceAll(r.Message, "\n", " "))

@@ -217,25 +217,30 @@ func (r *remote) override(given remote) error {
 }
 
 func getContextsCommand() *cobra.Command {
-	return &cobra.Command{Use: "get-contexts", Short: "List the contexts", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	var o format
+	cmd := &cobra.Command{Use: "get-contexts", Short: "List the contexts", Example: "  tombolo config get-contexts", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		c, err := loadContexts()
 		if err != nil {
 			return err
 		}
-		rows := [][]string{{"CURRENT", "NAME", "SERVER"}}
-		for _, r := range c.Contexts {
-			mark := ""
-			if r.Name == c.Current {
-				mark = "*"
+		return o.print(cmd.OutOrStdout(), c, func() error {
+			rows := [][]string{{"CURRENT", "NAME", "SERVER"}}
+			for _, r := range c.Contexts {
+				mark := ""
+				if r.Name == c.Current {
+					mark = "*"
+				}
+				rows = append(rows, []string{mark, r.Name, r.Server})
 			}
-			rows = append(rows, []string{mark, r.Name, r.Server})
-		}
-		return table(cmd.OutOrStdout(), rows)
+			return table(cmd.OutOrStdout(), rows)
+		})
 	}}
+	outputFlag(cmd, &o)
+	return cmd
 }
 
 func useContextCommand() *cobra.Command {
-	return &cobra.Command{Use: "use-context NAME", Short: "Make a context current", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+	return &cobra.Command{Use: "use-context NAME", Short: "Make a context current", Example: "  tombolo config use-context prod", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
 		c, err := loadContexts()
 		if err != nil {
 			return err
@@ -249,7 +254,7 @@ func useContextCommand() *cobra.Command {
 }
 
 func deleteContextCommand() *cobra.Command {
-	return &cobra.Command{Use: "delete-context NAME", Aliases: []string{"delete"}, Short: "Forget a context", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+	return &cobra.Command{Use: "delete-context NAME", Aliases: []string{"delete"}, Short: "Forget a context", Example: "  tombolo config delete-context dev", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
 		c, err := loadContexts()
 		if err != nil {
 			return err
@@ -267,7 +272,8 @@ func deleteContextCommand() *cobra.Command {
 }
 
 func currentContextCommand() *cobra.Command {
-	return &cobra.Command{Use: "current-context", Aliases: []string{"current"}, Short: "Print the current context's name", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	var o format
+	cmd := &cobra.Command{Use: "current-context", Aliases: []string{"current"}, Short: "Print the current context's name", Example: "  tombolo config current-context", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		c, err := loadContexts()
 		if err != nil {
 			return err
@@ -276,13 +282,17 @@ func currentContextCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintln(cmd.OutOrStdout(), r.Name)
-		return err
+		return o.print(cmd.OutOrStdout(), r, func() error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), r.Name)
+			return err
+		})
 	}}
+	outputFlag(cmd, &o)
+	return cmd
 }
 
 func viewCommand() *cobra.Command {
-	return &cobra.Command{Use: "view", Short: "Print the file of contexts; it holds no token", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	return &cobra.Command{Use: "view", Short: "Print the file of contexts; it holds no token", Example: "  tombolo config view", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		c, err := loadContexts()
 		if err != nil {
 			return err

@@ -21,7 +21,8 @@ func devCommand() *cobra.Command {
 root and without a database: global on the embedded store, the zones east and west,
 their ingresses, and two services with their sidecars. It says what it does, then
 stays up until Ctrl-C. Nothing of it survives.`,
-		Args: cobra.NoArgs,
+		Example: "  tombolo dev\n  tombolo dev --once",
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			self, err := os.Executable()
 			if err != nil {

@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,10 +21,11 @@ import (
 const maxListed = 100_000
 
 type getOptions struct {
-	mesh, output, name string
-	all                bool
-	labels             []string
-	limit              int
+	output     format
+	mesh, name string
+	all        bool
+	labels     []string
+	limit      int
 }
 
 func getCommand() *cobra.Command {
@@ -46,9 +45,6 @@ share a database. What -o yaml prints can be applied again.`,
   tombolo get instances`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !slices.Contains([]string{"table", "yaml", "json"}, o.output) {
-				return &exitError{exitUsage, fmt.Sprintf("-o must be table, yaml or json, not %q", o.output)}
-			}
 			if o.limit < 1 || o.limit > maxListed {
 				return &exitError{exitUsage, fmt.Sprintf("--limit must be from 1 to %d", maxListed)}
 			}
@@ -69,7 +65,7 @@ share a database. What -o yaml prints can be applied again.`,
 			switch {
 			case len(args) == 2:
 				return getOne(cmd, c, o, k, args[1])
-			case k.Name == mesh.KindZone && o.output == "table":
+			case k.Name == mesh.KindZone && o.output == asTable:
 				return getZones(cmd, c)
 			}
 			return getList(cmd, c, o, k)
@@ -77,7 +73,7 @@ share a database. What -o yaml prints can be applied again.`,
 	}
 	f := cmd.Flags()
 	meshFlag(cmd, &o.mesh)
-	f.StringVarP(&o.output, "output", "o", "table", "table, yaml or json")
+	outputFlag(cmd, &o.output)
 	f.BoolVarP(&o.all, "all-meshes", "A", false, "resources of every mesh")
 	f.StringVar(&o.name, "name", "", "only those whose name contains this")
 	f.StringArrayVarP(&o.labels, "label", "l", nil, "only those with this label, key=value; may be repeated")
@@ -143,7 +139,7 @@ type listed struct {
 }
 
 func show(w io.Writer, o getOptions, k mesh.Kind, items []json.RawMessage) error {
-	if o.output != "table" {
+	if o.output != asTable {
 		return printAll(w, o.output, items)
 	}
 	rows := [][]string{{"NAME", "ZONE", "AGE", "PROBLEMS"}}
@@ -177,10 +173,10 @@ func show(w io.Writer, o getOptions, k mesh.Kind, items []json.RawMessage) error
 	return table(w, rows)
 }
 
-func printAll(w io.Writer, output string, items []json.RawMessage) error {
+func printAll(w io.Writer, output format, items []json.RawMessage) error {
 	for i, raw := range items {
 		var out bytes.Buffer
-		if output == "json" {
+		if output == asJSON {
 			if err := json.Indent(&out, raw, "", "  "); err != nil {
 				return fmt.Errorf("read answer: %w", err)
 			}
@@ -254,8 +250,8 @@ func getChanges(cmd *cobra.Command, c *client, o getOptions, args []string) erro
 		if err := c.get(cmd.Context(), "/changes/"+url.PathEscape(args[0]), nil, &raw); err != nil {
 			return err
 		}
-		if o.output == "table" {
-			o.output = "yaml"
+		if o.output == asTable {
+			o.output = asYAML
 		}
 		return printAll(cmd.OutOrStdout(), o.output, []json.RawMessage{raw})
 	}
@@ -273,7 +269,7 @@ func getChanges(cmd *cobra.Command, c *client, o getOptions, args []string) erro
 		query.Set("before", strconv.FormatInt(int64(all[len(all)-1].Revision), 10))
 	}
 	all = all[:min(len(all), o.limit)]
-	if o.output != "table" {
+	if o.output != asTable {
 		data, err := json.Marshal(all)
 		if err != nil {
 			return err
@@ -313,12 +309,4 @@ func age(t time.Time) string {
 		return fmt.Sprintf("%dh", int(d.Hours()))
 	}
 	return fmt.Sprintf("%dd", int(d.Hours()/24))
-}
-
-func table(w io.Writer, rows [][]string) error {
-	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	for _, row := range rows {
-		fmt.Fprintln(t, strings.Join(row, "\t"))
-	}
-	return t.Flush()
 }

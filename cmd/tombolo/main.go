@@ -122,8 +122,13 @@ func version() string {
 }
 
 func versionCommand() *cobra.Command {
-	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		_, err := fmt.Fprintln(cmd.OutOrStdout(), version())
-		return err
+	var o format
+	cmd := &cobra.Command{Use: "version", Short: "Print the version", Example: "  tombolo version", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		return o.print(cmd.OutOrStdout(), map[string]string{"version": version()}, func() error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), version())
+			return err
+		})
 	}}
+	outputFlag(cmd, &o)
+	return cmd
 }

@@ -27,6 +27,7 @@ func tokenCommand() *cobra.Command {
 func createCommand(use token.Use, example string, flags ...string) *cobra.Command {
 	var in api.TokenRequest
 	var life time.Duration
+	var out format
 	cmd := &cobra.Command{
 		Use: string(use), Short: "Create a token for a " + string(use), Example: example, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -35,15 +36,18 @@ func createCommand(use token.Use, example string, flags ...string) *cobra.Comman
 				return err
 			}
 			in.ValidFor = mesh.Duration{Duration: life}
-			var out api.TokenResponse
-			if err := c.post(cmd.Context(), "/tokens/"+string(use), in, &out); err != nil {
+			var made api.TokenResponse
+			if err := c.post(cmd.Context(), "/tokens/"+string(use), in, &made); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "token %s expires %s\n", out.ID, out.Expires.Format(time.RFC3339))
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), out.Token)
-			return err
+			return out.print(cmd.OutOrStdout(), made, func() error {
+				fmt.Fprintf(cmd.ErrOrStderr(), "token %s expires %s\n", made.ID, made.Expires.Format(time.RFC3339))
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), made.Token)
+				return err
+			})
 		},
 	}
+	outputFlag(cmd, &out)
 	f := cmd.Flags()
 	for _, name := range flags {
 		switch name {
@@ -66,6 +70,7 @@ func createCommand(use token.Use, example string, flags ...string) *cobra.Comman
 func revokeCommand() *cobra.Command {
 	var in api.RevocationRequest
 	var use string
+	var o format
 	cmd := &cobra.Command{
 		Use:   "revoke [TOKEN|-]",
 		Short: "Refuse a token from now on",
@@ -96,10 +101,13 @@ func revokeCommand() *cobra.Command {
 			if err := c.post(cmd.Context(), "/tokens/revocations", in, &out); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "revoked, revision %d\n", out.Revision)
-			return err
+			return o.print(cmd.OutOrStdout(), out, func() error {
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "revoked, revision %d\n", out.Revision)
+				return err
+			})
 		},
 	}
+	outputFlag(cmd, &o)
 	cmd.Flags().StringVar(&in.ID, "id", "", "id of the token")
 	cmd.Flags().StringVar(&use, "use", "", "user, zone or dataplane; with --id")
 	cmd.Flags().StringVarP(&in.Mesh, "mesh", "m", "", "mesh of a dataplane token; with --id")
@@ -107,7 +115,8 @@ func revokeCommand() *cobra.Command {
 }
 
 func revokedCommand() *cobra.Command {
-	return &cobra.Command{Use: "revoked", Short: "List revoked tokens", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	var o format
+	cmd := &cobra.Command{Use: "revoked", Short: "List revoked tokens", Example: "  tombolo token revoked", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		c, err := dial(cmd)
 		if err != nil {
 			return err
@@ -116,10 +125,14 @@ func revokedCommand() *cobra.Command {
 		if err := c.get(cmd.Context(), "/tokens/revocations", nil, &out); err != nil {
 			return err
 		}
-		rows := [][]string{{"ID", "USE", "MESH", "UNTIL"}}
-		for _, x := range out.Items {
-			rows = append(rows, []string{x.ID, string(x.Use), orDash(x.Mesh), x.Expires.Format(time.RFC3339)})
-		}
-		return table(cmd.OutOrStdout(), rows)
+		return o.print(cmd.OutOrStdout(), out, func() error {
+			rows := [][]string{{"ID", "USE", "MESH", "UNTIL"}}
+			for _, x := range out.Items {
+				rows = append(rows, []string{x.ID, string(x.Use), orDash(x.Mesh), x.Expires.Format(time.RFC3339)})
+			}
+			return table(cmd.OutOrStdout(), rows)
+		})
 	}}
+	outputFlag(cmd, &o)
+	return cmd
 }

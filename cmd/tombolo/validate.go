@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -10,6 +11,7 @@ import (
 
 func validateCommand() *cobra.Command {
 	var files []string
+	var o format
 	cmd := &cobra.Command{
 		Use:   "validate -f FILE|DIR|-",
 		Short: "Check manifests offline: a line for every problem",
@@ -24,10 +26,9 @@ whether the mesh exists, is not checked. Exits 1 when something is wrong.`,
 			if err != nil {
 				return err
 			}
-			documents, problems := 0, 0
+			found := validated{Problems: []invalid{}}
 			report := func(at, resource, field, reason string) {
-				problems++
-				fmt.Fprintln(cmd.OutOrStdout(), problemLine(at, resource, field, reason))
+				found.Problems = append(found.Problems, invalid{at, resource, field, reason})
 			}
 			for _, s := range sources {
 				manifests, err := mesh.DecodeManifests(s.data, 0)
@@ -36,22 +37,51 @@ whether the mesh exists, is not checked. Exits 1 when something is wrong.`,
 					continue
 				}
 				for i := range manifests {
-					documents++
+					found.Documents++
 					m := &manifests[i]
 					for _, p := range m.Validate() {
 						report(place{s.name, m.Line}.String(), label(m.Resource.Key), p.Field, p.Reason)
 					}
 				}
 			}
-			if problems > 0 {
-				return &exitError{exitFailed, fmt.Sprintf("%s in %s", plural(problems, "problem"), plural(documents, "document"))}
+			if err := o.print(cmd.OutOrStdout(), found, func() error { return found.show(cmd.OutOrStdout()) }); err != nil {
+				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s valid\n", plural(documents, "document"))
-			return err
+			if n := len(found.Problems); n > 0 {
+				return &exitError{exitFailed, fmt.Sprintf("%s in %s", plural(n, "problem"), plural(found.Documents, "document"))}
+			}
+			return nil
 		},
 	}
 	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "file, folder, or - for standard input; may be repeated")
+	outputFlag(cmd, &o)
 	return cmd
+}
+
+// validated is what a validation found.
+type validated struct {
+	Documents int       `json:"documents"`
+	Problems  []invalid `json:"problems"`
+}
+
+// invalid is one problem of a manifest.
+type invalid struct {
+	// At is the file and line, Resource the one in it, Field the path in its spec.
+	At       string `json:"at"`
+	Resource string `json:"resource,omitempty"`
+	Field    string `json:"field,omitempty"`
+	Reason   string `json:"reason"`
+}
+
+func (v validated) show(w io.Writer) error {
+	for _, p := range v.Problems {
+		fmt.Fprintln(w, problemLine(p.At, p.Resource, p.Field, p.Reason))
+	}
+	if len(v.Problems) > 0 {
+		return nil
+	}
+	_, err := fmt.Fprintf(w, "%s valid\n", plural(v.Documents, "document"))
+	return err
 }
 
 // label names a resource in messages: "MeshTimeout default/web".

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -24,6 +25,7 @@ import (
 func waitCommand() *cobra.Command {
 	var timeout time.Duration
 	var from int64
+	var o format
 	cmd := &cobra.Command{
 		Use:     "wait REVISION",
 		Short:   "Wait until every affected proxy has a change",
@@ -42,9 +44,14 @@ func waitCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return await(cmd, c, mesh.Revision(from), mesh.Revision(rev), timeout, time.Time{})
+			status, failed := await(cmd, c, mesh.Revision(from), mesh.Revision(rev), o, timeout, time.Time{})
+			if o == asTable {
+				return failed
+			}
+			return errors.Join(o.print(cmd.OutOrStdout(), status, nil), failed)
 		},
 	}
+	outputFlag(cmd, &o)
 	cmd.Flags().DurationVar(&timeout, "timeout", defaultWait, "how long to wait")
 	cmd.Flags().Int64Var(&from, "from", 0, "first revision of the write; default REVISION")
 	return cmd
@@ -56,15 +63,20 @@ type view interface {
 	close()
 }
 
-// await follows a change until it is complete or the time is over.
-func await(cmd *cobra.Command, c *client, first, last mesh.Revision, timeout time.Duration, began time.Time) error {
+// await follows a change until it is complete or the time is over. People are
+// shown each new state, programs none.
+func await(cmd *cobra.Command, c *client, first, last mesh.Revision, o format, timeout time.Duration, began time.Time) (sync.ChangeStatus, error) {
 	if timeout <= 0 {
-		return &exitError{exitUsage, "the time to wait must be positive"}
+		return sync.ChangeStatus{}, &exitError{exitUsage, "the time to wait must be positive"}
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 	defer cancel()
-	var v view = &lines{w: cmd.OutOrStdout(), last: map[string]string{}}
-	if f, ok := cmd.OutOrStdout().(*os.File); ok && terminal(f) {
+	to := cmd.OutOrStdout()
+	if o != asTable {
+		to = io.Discard
+	}
+	var v view = &lines{w: to, last: map[string]string{}}
+	if f, ok := to.(*os.File); ok && terminal(f) {
 		v = newBars(f)
 	}
 	status, err := follow(ctx, c, first, last, timeout, v)
@@ -74,12 +86,12 @@ func await(cmd *cobra.Command, c *client, first, last mesh.Revision, timeout tim
 		if first != last {
 			text += fmt.Sprintf(" --from %d", first)
 		}
-		return &exitError{exitInterrupted, text}
+		return status, &exitError{exitInterrupted, text}
 	}
 	if err != nil && ctx.Err() == nil {
-		return err
+		return status, err
 	}
-	return verdict(cmd.OutOrStdout(), status, timeout, began)
+	return status, verdict(to, status, timeout, began)
 }
 
 // follow reads states; a connection that breaks is made again.

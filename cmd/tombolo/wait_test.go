@@ -124,7 +124,7 @@ func TestInterrupted(t *testing.T) {
 	cmd.SetContext(ctx)
 	var out bytes.Buffer
 	cmd.SetOut(&out)
-	err := await(cmd, &client{server: server.URL, http: server.Client()}, 5, 7, time.Minute, time.Time{})
+	_, err := await(cmd, &client{server: server.URL, http: server.Client()}, 5, 7, asTable, time.Minute, time.Time{})
 	var exit *exitError
 	if !errors.As(err, &exit) || exit.code != exitInterrupted || !strings.Contains(exit.text, "tombolo wait 7 --from 5") {
 		t.Errorf("the error is %#v", err)
