@@ -76,3 +76,21 @@ func TestDatabaseThatIsAwayAtStartIsWaitedFor(t *testing.T) {
 		t.Errorf("gave up before it was told: %v", err)
 	}
 }
+
+// TestAdminTokenFromTheDatabase: who has the database and the keys gets a token while
+// global runs; who has other keys does not.
+func TestAdminTokenFromTheDatabase(t *testing.T) {
+	dsn := pgtest.Start(t).Database(t)
+	keys := "file:" + filepath.Join(t.TempDir(), "shared.key")
+	g := start(t, Config{DataDir: t.TempDir(), Postgres: dsn, SecretsKey: keys})
+	raw, err := AdminToken(t.Context(), Config{DataDir: t.TempDir(), Postgres: dsn, SecretsKey: keys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := g.get(t, "/meshes/default", raw); got != 200 {
+		t.Error("the token is answered by", got)
+	}
+	if _, err := AdminToken(t.Context(), Config{DataDir: t.TempDir(), Postgres: dsn}); err == nil {
+		t.Error("a token without the keys")
+	}
+}

@@ -54,10 +54,8 @@ makes its own certificate authority (ca.pem), the keys that encrypt Secrets
 			return err
 		},
 	}
+	storeFlags(cmd, &cfg)
 	f := cmd.Flags()
-	f.StringVar(&cfg.DataDir, "data-dir", "", "folder for the store, keys and certificates (default ~/.local/share/tombolo/global)")
-	f.StringVar(&cfg.Postgres, "postgres", os.Getenv("TOMBOLO_POSTGRES"), "DSN of a PostgreSQL 15+ database instead of the embedded store (default: TOMBOLO_POSTGRES)")
-	f.StringVar(&cfg.SecretsKey, "secrets-key", "", "keys that encrypt Secrets: file:PATH or env:NAME (default: secrets.key in the data directory)")
 	f.StringVar(&cfg.APIAddress, "api-address", global.DefaultAPIAddress, "address of the REST API (HTTPS)")
 	f.StringVar(&cfg.ZoneAddress, "zone-address", global.DefaultZoneAddress, "address that zones connect to (gRPC over TLS)")
 	f.StringVar(&cfg.AdvertiseAddress, "advertise-address", "", "host:port where other instances on the same database reach this one (default: the port of --zone-address at its host, or at the address that the database is reached from)")

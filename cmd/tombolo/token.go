@@ -20,7 +20,7 @@ func tokenCommand() *cobra.Command {
 		createCommand(token.User, "  tombolo token create user --name alice --group author --valid-for 8h", "name", "group"),
 		createCommand(token.Zone, "  tombolo token create zone --zone east > east.token", "zone"),
 		createCommand(token.Dataplane, "  tombolo token create dataplane --mesh default --workload backend\n  tombolo token create dataplane --name ingress-1 --zone east", "name", "zone", "mesh", "workload"))
-	cmd.AddCommand(create, revokeCommand(), revokedCommand())
+	cmd.AddCommand(create, adminTokenCommand(), revokeCommand(), revokedCommand())
 	return cmd
 }
 

@@ -190,6 +190,80 @@ func TestNamespace(t *testing.T) {
 	}
 }
 
+// Global alone is global and nothing else, in any namespace: neither what a zone of
+// the same cluster owns nor anything cluster-wide. Whoever may exec into it can make a
+// token: what that needs besides the binary is in the environment.
+func TestGlobalAlone(t *testing.T) {
+	objects, err := helm.Render(helm.Release{Namespace: "mesh-global"}, read(t, `{zone: {enabled: false},
+		globalControlPlane: {enabled: true, postgres: {existingSecret: db, key: url}, secretsKey: {existingSecret: keys, key: file}, tls: {existingSecret: cert}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kinds []string
+	for _, o := range objects {
+		kinds = append(kinds, o.Kind)
+		if o.Name != "tombolo-global" || o.Namespace != "mesh-global" {
+			t.Errorf("%s %s/%s", o.Kind, o.Namespace, o.Name)
+		}
+	}
+	if diff := cmp.Diff([]string{"ServiceAccount", "Service", "Deployment", "PodDisruptionBudget"}, kinds); diff != "" {
+		t.Error(diff)
+	}
+	var deployment struct {
+		Spec struct {
+			Template struct {
+				Spec struct {
+					Containers []struct {
+						Args []string
+						Env  []struct {
+							Name, Value string
+							ValueFrom   struct{ SecretKeyRef struct{ Name, Key string } }
+						}
+						VolumeMounts []struct{ Name, MountPath string }
+					}
+					Volumes []struct {
+						Name   string
+						Secret struct {
+							SecretName string
+							Items      []struct{ Key, Path string }
+						}
+					}
+				}
+			}
+		}
+	}
+	for _, o := range objects {
+		if o.Kind == "Deployment" {
+			if err := yaml.Unmarshal(o.YAML, &deployment); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	pod := deployment.Spec.Template.Spec
+	env := map[string]string{}
+	for _, e := range pod.Containers[0].Env {
+		env[e.Name] = e.Value + e.ValueFrom.SecretKeyRef.Name + "/" + e.ValueFrom.SecretKeyRef.Key
+	}
+	if env["TOMBOLO_POSTGRES"] != "db/url" {
+		t.Errorf("the database is %q", env["TOMBOLO_POSTGRES"])
+	}
+	// The file of the keys is where the Secret's key is mounted.
+	var file string
+	for _, v := range pod.Volumes {
+		for _, m := range pod.Containers[0].VolumeMounts {
+			if m.Name == v.Name && v.Secret.SecretName == "keys" && v.Secret.Items[0].Key == "file" {
+				file = "file:" + m.MountPath + "/" + v.Secret.Items[0].Path + "/"
+			}
+		}
+	}
+	if file == "" || env["TOMBOLO_SECRETS_KEY"] != file {
+		t.Errorf("the keys are at %q, mounted at %q", env["TOMBOLO_SECRETS_KEY"], file)
+	}
+	if strings.Contains(strings.Join(pod.Containers[0].Args, " "), "--secrets-key") {
+		t.Error("a flag that `tombolo token admin` does not see")
+	}
+}
+
 func TestSettings(t *testing.T) {
 	got, err := helm.Values([][]byte{[]byte("a: {b: 1, c: 2}\n"), []byte("a: {c: 3}\n")},
 		[]string{"a.b=x", "list[1].name=second", "list[0]={name: first}", "on=true", "n=5", "empty=", "gone=null", `text="5"`, "eq=a=b"})
