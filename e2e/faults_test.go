@@ -56,8 +56,10 @@ spec:
 
 // served is a fleet with web and a backend in both zones, allowed from east;
 // web of west is the caller that must be denied throughout.
-func served(t *testing.T) *fleet {
-	f := newFleet(t)
+func served(t *testing.T) *fleet { return newFleet(t).serve() }
+
+func (f *fleet) serve() *fleet {
+	f.t.Helper()
 	for _, z := range f.zones {
 		f.startBackend(z, "default", 0)
 		f.startWeb(z, "default")

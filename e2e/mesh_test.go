@@ -33,6 +33,8 @@ type fleet struct {
 	global               *lab.Process
 	zones                map[string]*zone
 	procs                map[string]*lab.Process
+	// globals is where zones find global.
+	globals string
 }
 
 // zone of a fleet.
@@ -53,7 +55,10 @@ const (
 
 // newFleet lays out the hosts and starts global and the zones' control planes
 // and ingresses; services start with the calls below.
-func newFleet(t *testing.T) *fleet {
+func newFleet(t *testing.T) *fleet { return newFleetWith(t, func(*fleet) {}) }
+
+// newFleetWith calls more when global runs and the zones do not yet.
+func newFleetWith(t *testing.T, more func(f *fleet)) *fleet {
 	t.Helper()
 	if os.Getenv("TOMBOLO_E2E") == "" {
 		t.Skip("the laboratory: make e2e")
@@ -76,10 +81,12 @@ func newFleet(t *testing.T) *fleet {
 	for i, name := range []string{"east", "west"} {
 		f.addZone(name, i+1)
 	}
+	f.globals = f.hub.IP + ":" + syncPort
 	f.startDatabase()
 	t.Cleanup(f.end) // before the database ends
 	f.startGlobal()
 	f.cli("", "config", "set-context", "lab", "--from-data-dir", f.path("global"))
+	more(f)
 	for _, z := range f.zones {
 		f.token(z.name, "zone", "--zone", z.name)
 		f.startZone(z)
@@ -171,7 +178,7 @@ func (f *fleet) startZone(z *zone) {
 	f.t.Helper()
 	var err error
 	z.control, err = z.cp.Start(f.dir, "zone-"+z.name, nil, f.bin, "zone", "--name", z.name, "--data-dir", f.path("zone-"+z.name),
-		"--global", f.hub.IP+":"+syncPort, "--global-ca", f.path("global", "ca.pem"), "--token-file", f.path("token-"+z.name),
+		"--global", f.globals, "--global-ca", f.path("global", "ca.pem"), "--token-file", f.path("token-"+z.name),
 		"--listen", z.cp.IP+":"+xdsPort, "--metrics-address", z.cp.IP+":5680")
 	must(f.t, err)
 	f.listens(z.cp, z.control, z.cp.IP+":"+xdsPort)

@@ -1,0 +1,276 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tombolo-mesh/tombolo/e2e/lab"
+)
+
+// twin is a fleet with two globals on one database: lab on the host hub and
+// lab2 on hub-2, which are also the contexts of the command line.
+type twin struct {
+	*fleet
+	hosts map[string]*lab.Host
+	procs map[string]*lab.Process
+	ids   map[string]string // by context, the instance that answers
+	limit time.Duration     // of the last change that was waited for
+}
+
+// newTwin starts both before the zones, which know both addresses.
+func newTwin(t *testing.T) *twin {
+	t.Helper()
+	w := &twin{hosts: map[string]*lab.Host{}, procs: map[string]*lab.Process{}, ids: map[string]string{}}
+	w.fleet = newFleetWith(t, func(f *fleet) {
+		w.fleet = f
+		second, err := f.net.AddHost("hub", "hub-2", 3)
+		must(t, err)
+		must(t, f.net.Open(second))
+		dsn, err := url.Parse(f.db.DSN)
+		must(t, err)
+		must(t, second.Relay("127.0.0.1:5432", dsn.Host))
+		w.hosts = map[string]*lab.Host{"lab": f.hub, "lab2": second}
+		w.procs["lab"] = f.global
+		// What instances share beside the database: the authority and the keys.
+		must(t, os.CopyFS(f.path("global-2", "tls"), os.DirFS(f.path("global", "tls"))))
+		w.startSecond()
+		f.cli("", "config", "set-context", "lab2", "--server", "https://"+second.IP+":"+apiPort, "--ca", f.path("global", "ca.pem"), "--token-file", f.path("global", "admin-token"))
+		f.globals = f.hub.IP + ":" + syncPort + "," + second.IP + ":" + syncPort
+	})
+	w.fleet.serve()
+	return w
+}
+
+func (w *twin) startSecond() {
+	w.t.Helper()
+	h := w.hosts["lab2"]
+	p, err := h.Start(w.dir, "global-2", nil, w.bin, "global", "--data-dir", w.path("global-2"), "--postgres", w.dsn, "--secrets-key", "file:"+w.path("global", "secrets.key"),
+		"--api-address", h.IP+":"+apiPort, "--zone-address", h.IP+":"+syncPort)
+	must(w.t, err)
+	w.procs["lab2"] = p
+	w.fleet.procs["global-2"] = p
+	w.listens(h, p, h.IP+":"+apiPort, h.IP+":"+syncPort)
+}
+
+// at runs the command line against one of the globals.
+func (w *twin) at(context, stdin string, args ...string) (string, error) {
+	return w.tryCLI(stdin, append([]string{"--context", context}, args...)...)
+}
+
+// identify reads the ids of the instances, and that each reaches the other.
+func (w *twin) identify() {
+	w.t.Helper()
+	for context := range w.hosts {
+		w.eventually(20*time.Second, "the instances of global reach each other, seen from "+context, func() bool {
+			out, err := w.at(context, "", "get", "instances", "-o", "json")
+			var list []struct {
+				ID              string
+				Self, Connected bool
+			}
+			if err != nil || json.Unmarshal([]byte(out), &list) != nil {
+				return false
+			}
+			connected := 0
+			for _, i := range list {
+				if i.Self {
+					w.ids[context] = i.ID
+				}
+				if i.Connected {
+					connected++
+				}
+			}
+			return connected == 2
+		})
+	}
+}
+
+// home is the instance that each zone is connected to, as one global says; absent
+// for a zone that is offline or has not all its proxies.
+func (w *twin) home(context string) map[string]string {
+	out, err := w.at(context, "", "get", "zones")
+	if err != nil {
+		return nil
+	}
+	at := map[string]string{}
+	for _, line := range strings.Split(out, "\n")[1:] {
+		if f := strings.Fields(line); len(f) > 4 && f[1] == "online" && f[3] == "3/3" {
+			at[f[0]] = f[len(f)-1]
+		}
+	}
+	return at
+}
+
+// answersOf asserts that a global answers for both zones: status, wait, inspection.
+func (w *twin) answersOf(context string) {
+	w.t.Helper()
+	w.limit += time.Second
+	if _, err := w.at(context, timeout(30*time.Second+w.limit), "apply", "-f", "-", "--wait=20s"); err != nil {
+		w.t.Errorf("apply --wait at %s: %v", context, err)
+	}
+	for zone := range w.zones {
+		for _, what := range []string{"config", "clusters"} {
+			out, err := w.at(context, "", "inspect", "dataplane", "web-"+zone, what, "--zone", zone)
+			if err != nil || !strings.Contains(out, "kri_") {
+				w.t.Errorf("inspect %s of web-%s at %s: %v, %d bytes", what, zone, context, err, len(out))
+			}
+		}
+	}
+}
+
+// writer applies policies one by one at a global until it is stopped, and keeps
+// the names of those that were acknowledged.
+type writer struct {
+	mu    sync.Mutex
+	acked []string
+	stop  func()
+}
+
+func (w *twin) writes(context string) *writer {
+	out, stop, done := &writer{}, make(chan struct{}), make(chan struct{})
+	out.stop = sync.OnceFunc(func() { close(stop); <-done })
+	w.t.Cleanup(out.stop)
+	go func() {
+		defer close(done)
+		for n := 1; ; n++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			name := fmt.Sprintf("write-%s-%d", context, n)
+			if _, err := w.at(context, fmt.Sprintf(`type: MeshTimeout
+mesh: default
+name: %s
+spec:
+  targetRef: {kind: Dataplane, labels: {kuma.io/workload: nobody}}
+  to:
+    - targetRef: {kind: Mesh}
+      default: {idleTimeout: 5s}
+`, name), "apply", "-f", "-"); err == nil {
+				out.mu.Lock()
+				out.acked = append(out.acked, name)
+				out.mu.Unlock()
+			}
+		}
+	}()
+	return out
+}
+
+func (w *writer) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.acked)
+}
+
+// TestTwoGlobals is (l): two globals on one database answer alike for zones that
+// either may be connected to. The one that east is connected to is killed while
+// both write, under traffic; the other has the zones within 2 s, with everything
+// that was acknowledged, once, and without a snapshot.
+func TestTwoGlobals(t *testing.T) {
+	w := newTwin(t)
+	check := w.denied()
+	east := w.zones["east"]
+	traffic := east.web.Send(remote, 20)
+	from := time.Now()
+	w.identify()
+	for context := range w.hosts {
+		w.eventually(20*time.Second, "both zones are known at "+context, func() bool { return len(w.home(context)) == 2 })
+		w.answersOf(context)
+	}
+	home := w.home("lab")
+	t.Logf("zones are connected to %v", home)
+	victim, survivor := "lab", "lab2"
+	if home["east"] == w.ids["lab2"] {
+		victim, survivor = "lab2", "lab"
+	}
+	snapshots := map[string]int{}
+	for name, z := range w.zones {
+		snapshots[name] = strings.Count(read(t, z.control.Log), "snapshot applied")
+	}
+
+	one, two := w.writes(victim), w.writes(survivor)
+	w.eventually(20*time.Second, "both write", func() bool { return one.count() >= 10 && two.count() >= 10 })
+	w.procs[victim].Kill()
+	killed := time.Now()
+	w.eventually(20*time.Second, "both zones are at the survivor", func() bool {
+		at := w.home(survivor)
+		return at["east"] == w.ids[survivor] && at["west"] == w.ids[survivor]
+	})
+	took := time.Since(killed)
+	t.Logf("the survivor has both zones, with all proxies, %s after the kill", took.Round(time.Millisecond))
+	if took > zoneBack {
+		t.Errorf("the zones were back after %s, must be within %s", took, zoneBack)
+	}
+	more := two.count()
+	w.eventually(20*time.Second, "the survivor writes on", func() bool { return two.count() > more+5 })
+	one.stop()
+	two.stop()
+	w.answersOf(survivor)
+	w.writtenOnce(survivor, append(one.acked, two.acked...))
+	for name, z := range w.zones {
+		if n := strings.Count(read(t, z.control.Log), "snapshot applied"); n != snapshots[name] {
+			t.Errorf("zone %s took %d snapshots more: it was sent what it had", name, n-snapshots[name])
+		}
+	}
+
+	// It comes back, and answers at once for zones that stay where they are.
+	if victim == "lab" {
+		w.startGlobal()
+		w.procs["lab"] = w.global
+	} else {
+		w.startSecond()
+	}
+	w.identify()
+	w.eventually(20*time.Second, "both zones are known at the one that came back", func() bool {
+		at := w.home(victim)
+		return at["east"] == w.ids[survivor] && at["west"] == w.ids[survivor]
+	})
+	w.answersOf(victim)
+	traffic.Stop()
+	good, bad := traffic.Count(from, time.Now(), fromZone("west"))
+	w.report("east to west throughout", good, bad, 0)
+	check()
+	if s := w.answers(w.zones["west"].web, remote, http.StatusForbidden); s.Status != http.StatusForbidden {
+		t.Errorf("west's web: %d", s.Status)
+	}
+}
+
+// writtenOnce asserts that what was acknowledged is there, and is one change each.
+func (w *twin) writtenOnce(context string, names []string) {
+	w.t.Helper()
+	out, err := w.at(context, "", "get", "changes", "--limit", "5000", "-o", "json")
+	must(w.t, err)
+	var changes []struct{ Kind, Name string }
+	must(w.t, json.Unmarshal([]byte(out), &changes))
+	times := map[string]int{}
+	for _, c := range changes {
+		times[c.Name]++
+	}
+	lost, doubled := 0, 0
+	for _, name := range names {
+		switch n := times[name]; {
+		case n == 0:
+			lost++
+		case n > 1:
+			doubled++
+		}
+	}
+	w.t.Logf("of %d acknowledged writes %d are lost and %d are there more than once", len(names), lost, doubled)
+	if lost > 0 || doubled > 0 {
+		w.t.Error("acknowledged writes must be there, once")
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	must(t, err)
+	return string(data)
+}
