@@ -23,6 +23,7 @@ func printless() map[string]string {
 		"tombolo install crds":          "prints manifests",
 		"tombolo uninstall zone":        "prints manifests",
 		"tombolo inspect":               "prints what an Envoy answers",
+		"tombolo token admin":           "prints a token, for a file",
 	}
 }
 

@@ -206,7 +206,7 @@ func TestGlobalAlone(t *testing.T) {
 			t.Errorf("%s %s/%s", o.Kind, o.Namespace, o.Name)
 		}
 	}
-	if diff := cmp.Diff([]string{"ServiceAccount", "Service", "Deployment", "PodDisruptionBudget"}, kinds); diff != "" {
+	if diff := cmp.Diff([]string{"PodDisruptionBudget", "ServiceAccount", "Service", "Deployment"}, kinds); diff != "" {
 		t.Error(diff)
 	}
 	var deployment struct {
