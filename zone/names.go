@@ -70,7 +70,7 @@ func (e *engine) deriveGenerators(*batch, ir.Reader) []mesh.Resource {
 			out = append(out, e.files[k])
 		}
 	}
-	if e.position.Load().Revision > 0 {
+	if e.position.Load().Revision > 0 || len(e.synced) > 0 {
 		return out
 	}
 	for _, r := range mesh.DefaultHostnameGenerators() {
