@@ -15,7 +15,8 @@ const maxPatchOps = 64
 type ContainerPatch struct {
 	// SidecarPatch is applied to the sidecar container, in order.
 	SidecarPatch []JSONPatchOp `json:"sidecarPatch,omitempty"`
-	// InitPatch is applied to the init container, in order.
+	// InitPatch is applied to the init container, in order; a pod that the CNI plugin
+	// redirects has none.
 	InitPatch []JSONPatchOp `json:"initPatch,omitempty"`
 }
 

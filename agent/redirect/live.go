@@ -22,7 +22,8 @@ const liveTimeout = 2 * time.Second
 // Live finds out without any privilege whether this network namespace is
 // redirected: it opens connections as an application would, to addresses where
 // nothing answers, and listens at the proxy's port for them. Where something
-// listens there already, its accepting is the proof. Run as the proxy's user it
+// listens there already, its accepting is the proof. Connections of others that
+// arrive meanwhile, as in a pod whose proxy starts again, are ended. Run as the proxy's user it
 // makes the application's call to itself instead, which needs Inbound. A family
 // without a route is no way out and is not tried; all that can be tried must pass.
 func Live(ctx context.Context, c Config) error {
@@ -37,8 +38,10 @@ func Live(ctx context.Context, c Config) error {
 	if err != nil && !errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("redirect: listen for probes: %w", err)
 	}
-	arrived := make(chan string, len(targets))
+	arrived := make(chan string)
 	if l != nil {
+		ended := make(chan struct{})
+		defer close(ended)
 		defer l.Close()
 		go func() {
 			for {
@@ -46,11 +49,13 @@ func Live(ctx context.Context, c Config) error {
 				if err != nil {
 					return
 				}
-				select {
-				case arrived <- addrPort(conn.RemoteAddr()):
-				default:
-				}
+				from := addrPort(conn.RemoteAddr())
 				conn.Close()
+				select {
+				case arrived <- from:
+				case <-ended:
+					return
+				}
 			}
 		}()
 	}
@@ -71,15 +76,7 @@ func Live(ctx context.Context, c Config) error {
 		}
 		from := addrPort(conn.LocalAddr())
 		conn.Close()
-		if l == nil {
-			continue
-		}
-		select {
-		case got := <-arrived:
-			if got != from {
-				return fmt.Errorf("redirect: %w: somebody else (%s) called port %d during the probe; try again", ErrNotRedirected, got, port)
-			}
-		case <-time.After(liveTimeout):
+		if l != nil && !arrives(arrived, from) {
 			return fmt.Errorf("redirect: %w: a connection to %s was accepted elsewhere than at port %d", ErrNotRedirected, target, port)
 		}
 	}
@@ -87,6 +84,21 @@ func Live(ctx context.Context, c Config) error {
 		return errors.New("redirect: nothing could be tried: no route for any of the redirected families")
 	}
 	return nil
+}
+
+// arrives says whether one of the connections that arrive is the given one.
+func arrives(arrived <-chan string, from string) bool {
+	late := time.After(liveTimeout)
+	for {
+		select {
+		case got := <-arrived:
+			if got == from {
+				return true
+			}
+		case <-late:
+			return false
+		}
+	}
 }
 
 // asMeshCall marks a socket as Envoy marks what it opens to other proxies.

@@ -1,14 +1,17 @@
 package redirect
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -62,6 +65,33 @@ func TestLive(t *testing.T) {
 				t.Errorf("error %v is not ErrNotRedirected", err)
 			}
 		})
+	}
+}
+
+// TestLiveBesideOthers: a proxy that starts again looks while callers of its
+// application are redirected to it.
+func TestLiveBesideOthers(t *testing.T) {
+	l := newLab(t)
+	if err := Install(everything(), l.path()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var callers sync.WaitGroup
+	for range 8 {
+		callers.Go(func() {
+			for ctx.Err() == nil {
+				if c, err := dial(t, l.peer, 0, 0, "", net.JoinHostPort(host4, "8080")); err == nil {
+					c.Close()
+				}
+			}
+		})
+	}
+	defer callers.Wait()
+	defer cancel()
+	for range 5 {
+		if err := liveAs(t, l, DefaultProxyID, DefaultProxyID, everything()); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -74,6 +75,7 @@ func root() *cobra.Command {
 func run(use, short string, gateway bool) *cobra.Command {
 	cfg := agent.Config{Gateway: gateway, Version: version()}
 	var logLevel, logFormat, envoyLog string
+	var redirected bool
 	cmd := &cobra.Command{
 		Use:   use + " -d FILE --token-file FILE --zone-address HOST:PORT --zone-ca FILE",
 		Short: short,
@@ -88,6 +90,11 @@ func run(use, short string, gateway bool) *cobra.Command {
 				return err
 			}
 			cfg.Log = log
+			if redirected { // before Envoy takes the port where the probes arrive
+				if err := checkFromEnv(cmd.Context()); err != nil {
+					return err
+				}
+			}
 			if envoyLog != "" {
 				f, err := os.OpenFile(envoyLog, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 				if err != nil {
@@ -122,6 +129,7 @@ func run(use, short string, gateway bool) *cobra.Command {
 	f.IntVar(&cfg.DNSPort, "dns-port", dns.DefaultPort, "port of the DNS server, UDP and TCP")
 	f.StringSliceVar(&cfg.DNSUpstreams, "dns-upstream", nil, "nameserver, IP or IP:port, for all other names; may be repeated (default: those of /etc/resolv.conf)")
 	f.StringVar(&cfg.ReadinessAddress, "readiness-address", "", "host:port that answers GET /ready (default: none)")
+	f.BoolVar(&redirected, "check-redirect", false, "first see that traffic is redirected as $"+redirectEnv+" says, as redirect check does; end with status "+strconv.Itoa(exitNotRedirected)+" if not")
 	f.StringVar(&cfg.AppProbes, "app-probes", "", "application probes to run for a kubelet, JSON (the webhook writes it)")
 	f.StringVar(&cfg.AppProbesAddress, "app-probes-address", ":9001", "host:port that answers for them")
 	f.StringSliceVar(&cfg.PodIPs, "pod-ips", nil, "addresses of the pod; application probes ask the first")

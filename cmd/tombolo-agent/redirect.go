@@ -150,17 +150,7 @@ Exit status: 0 in effect, ` + strconv.Itoa(exitNotRedirected) + ` not in effect,
 			if err != nil {
 				return err
 			}
-			err = check(cmd.Context(), cfg, f.netns, live)
-			var not *notRedirected
-			if errors.As(err, &not) {
-				// What the kubelet shows as the reason. Outside of a pod there is no such file.
-				if log, openErr := os.OpenFile("/dev/termination-log", os.O_WRONLY|os.O_TRUNC, 0); openErr == nil {
-					fmt.Fprintln(log, "tombolo:", err)
-					log.Close()
-				}
-				return err
-			}
-			if err == nil {
+			if err = check(cmd.Context(), cfg, f.netns, live); err == nil {
 				fmt.Fprintln(cmd.OutOrStdout(), "traffic is redirected")
 			}
 			return err
@@ -171,7 +161,30 @@ Exit status: 0 in effect, ` + strconv.Itoa(exitNotRedirected) + ` not in effect,
 	return cmd
 }
 
+// checkFromEnv is what a sidecar asks before it starts.
+func checkFromEnv(ctx context.Context) error {
+	cfg, err := redirectJSON("", "")
+	if err != nil {
+		return err
+	}
+	return check(ctx, cfg, "", false)
+}
+
+// check returns a *notRedirected, and tells the kubelet, if rules are not in effect.
 func check(ctx context.Context, cfg redirect.Config, netns string, live bool) error {
+	err := effect(ctx, cfg, netns, live)
+	var not *notRedirected
+	if errors.As(err, &not) {
+		// What the kubelet shows as the reason. Outside of a pod there is no such file.
+		if log, openErr := os.OpenFile("/dev/termination-log", os.O_WRONLY|os.O_TRUNC, 0); openErr == nil {
+			fmt.Fprintln(log, "tombolo:", err)
+			log.Close()
+		}
+	}
+	return err
+}
+
+func effect(ctx context.Context, cfg redirect.Config, netns string, live bool) error {
 	if !live {
 		problems, err := redirect.Check(cfg, netns)
 		switch {

@@ -45,7 +45,7 @@ func testInjection(t *testing.T, f *fleet) {
 	))
 	_, err := f.east.Kubectl(t.Context(), "", "-n", ns, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=90s")
 	must(t, err)
-	if got := containers(t, f.east, ns, "app=restricted"); !strings.Contains(got, "tombolo-sidecar") || !strings.Contains(got, "tombolo-validation") {
+	if got := containers(t, f.east, ns, "app=restricted"); !strings.Contains(got, "tombolo-sidecar") || strings.Contains(got, "tombolo-init") {
 		t.Errorf("a pod of a namespace with the restricted Pod Security level and the CNI plugin has %s", got)
 	}
 	if got := containers(t, f.east, ns, "app=optedout"); strings.TrimSpace(got) != "app" {
@@ -140,7 +140,7 @@ spec:
 // testInitMode: east's pods are redirected by the CNI plugin, west's by an init
 // container; everything else in this suite does not know the difference.
 func testInitMode(t *testing.T, f *fleet) {
-	if got := containers(t, f.east, demo, "app=web"); strings.Contains(got, "tombolo-init") || !strings.Contains(got, "tombolo-validation") {
+	if got := containers(t, f.east, demo, "app=web"); strings.Contains(got, "tombolo-init") || !strings.Contains(got, "tombolo-sidecar") {
 		t.Errorf("in the cluster with the CNI plugin, a pod has %s", got)
 	}
 	if got := containers(t, f.west, demo, "app=web"); !strings.Contains(got, "tombolo-init") {

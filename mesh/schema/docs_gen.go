@@ -51,7 +51,7 @@ func embedded() Docs {
 		"ClusterStatus.Revision":                       "Revision of the change at global; 0 until global knows it.",
 		"ClusterStatus.Role":                           "Role of a policy: system, producer, consumer or workload-owner.",
 		"ContainerPatch":                               "ContainerPatch changes the containers that are injected into pods of a\nKubernetes zone. It lives in the system namespace of the cluster; pods name it\nin the annotation tombolo.io/container-patches.",
-		"ContainerPatch.InitPatch":                     "Applied to the init container, in order.",
+		"ContainerPatch.InitPatch":                     "Applied to the init container, in order; a pod that the CNI plugin\nredirects has none.",
 		"ContainerPatch.SidecarPatch":                  "Applied to the sidecar container, in order.",
 		"Dataplane":                                    "One proxy and what it stands for.",
 		"Dataplane.Networking":                         "Required.",

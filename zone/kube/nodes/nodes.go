@@ -24,9 +24,11 @@ const (
 	Taint = "tombolo.io/cni-not-ready"
 	// DaemonSet of the plugin, in the zone's namespace.
 	DaemonSet = "tombolo-cni"
-	// ValidationName is the container that checks the redirect of a pod.
+	// SidecarName is the container that checks the redirect of a pod before anything.
+	SidecarName = "tombolo-sidecar"
+	// ValidationName is the one that does where the sidecar cannot.
 	ValidationName = "tombolo-validation"
-	// ExitNotRedirected is its exit code when there is none.
+	// ExitNotRedirected is their exit code when there is none.
 	ExitNotRedirected = 79
 )
 
@@ -109,7 +111,7 @@ func New(cfg Config) *Controller {
 	core := cfg.Client.Core
 	c.nodes = cluster.NewTable(cluster.Typed(core, "nodes", "", &corev1.Node{}), slimNode, notify[*node](c))
 	c.plugins = cluster.NewTable(cluster.Typed(core, "pods", cfg.Namespace, &corev1.Pod{}), slimPlugin, notify[*plugin](c))
-	// A pod whose validation fails does not get past Pending.
+	// A pod without its redirect does not get past Pending.
 	c.pods = cluster.NewTable(cluster.TypedWhere(core, "pods", "", &corev1.Pod{}, "status.phase=Pending"), slimPod, notify[*pod](c))
 	return c
 }
@@ -300,18 +302,20 @@ func slimPod(o runtime.Object) *pod {
 		return out
 	}
 	for _, s := range p.Status.InitContainerStatuses {
-		if s.Name != ValidationName {
+		if s.Name != SidecarName && s.Name != ValidationName {
 			continue
 		}
+		failed := false
 		for _, state := range []corev1.ContainerState{s.State, s.LastTerminationState} {
 			if state.Terminated != nil && state.Terminated.ExitCode == ExitNotRedirected {
-				out.failed, out.message = true, state.Terminated.Message
+				failed, out.message = true, state.Terminated.Message
 			}
 		}
 		// The last time counts, not one before it.
-		if s.State.Terminated != nil && s.State.Terminated.ExitCode != ExitNotRedirected {
-			out.failed = false
+		if s.State.Running != nil || s.State.Terminated != nil && s.State.Terminated.ExitCode != ExitNotRedirected {
+			failed = false
 		}
+		out.failed = out.failed || failed
 	}
 	if !out.failed {
 		return out

@@ -143,7 +143,7 @@ func aPlugin(node string, ready corev1.ConditionStatus) corev1.Pod {
 
 func aPod(name, node, owner string, exit int32) corev1.Pod {
 	p := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "shop", UID: types.UID("uid-" + name)}, Spec: corev1.PodSpec{NodeName: node},
-		Status: corev1.PodStatus{Phase: corev1.PodPending, InitContainerStatuses: []corev1.ContainerStatus{{Name: ValidationName,
+		Status: corev1.PodStatus{Phase: corev1.PodPending, InitContainerStatuses: []corev1.ContainerStatus{{Name: SidecarName,
 			State:                corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
 			LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: exit, Message: "not redirected"}}}}}}
 	if owner != "" {
@@ -221,9 +221,14 @@ func TestRepair(t *testing.T) {
 			aPod("broken", "ready", "db", 1),
 			aPod("bare", "ready", "", ExitNotRedirected),
 			{ObjectMeta: metav1.ObjectMeta{Name: "starting", Namespace: "shop"}, Spec: corev1.PodSpec{NodeName: "ready"}},
+			aPod("again", "ready", "web", ExitNotRedirected), // and runs now
+			aPod("other", "ready", "web", ExitNotRedirected),
 		},
 		daemonSet: 200,
 	}
+	a.pods[1].Status.InitContainerStatuses[0].Name = ValidationName
+	a.pods[6].Status.InitContainerStatuses[0].State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
+	a.pods[7].Status.InitContainerStatuses[0].Name = "own"
 	for i := range a.pods {
 		a.pods[i].CreationTimestamp = metav1.NewTime(now.Add(-time.Minute))
 	}

@@ -21,6 +21,8 @@ import (
 const (
 	// proxyID is the user and group of agent and Envoy; the redirect knows them by it.
 	proxyID = 1337
+	// validationID is some other user without rights.
+	validationID = 65532
 
 	readinessPort = 9902
 	workVolume    = "tombolo-work"
@@ -44,18 +46,28 @@ const (
 
 // Names of environment variables of the agent; each is a flag of its command.
 const (
-	envProbes   = "TOMBOLO_APP_PROBES"
-	envRedirect = "TOMBOLO_REDIRECT"
+	envProbes        = "TOMBOLO_APP_PROBES"
+	envRedirect      = "TOMBOLO_REDIRECT"
+	envCheckRedirect = "TOMBOLO_CHECK_REDIRECT"
 )
 
 // injected are the containers of a pod's mesh, in the order in which they
 // start, as JSON would hold them. Problems are collected in v.
-func injected(v *values, cfg Config, probes appprobe.Table) []any {
-	prepare := initContainer(cfg)
-	if cfg.CNI {
-		prepare = validationContainer(cfg)
-	}
+//
+// Every init container that ends costs a pod a second, the pause of the kubelet
+// between two looks at what runs. So where the CNI plugin redirects, the sidecar
+// itself checks that it did, unless it cannot see it.
+func injected(v *values, cfg Config, inbound bool, probes appprobe.Table) []any {
 	sidecar := sidecarContainer(v, cfg, probes)
+	var prepare any
+	switch {
+	case !cfg.CNI:
+		prepare = initContainer(cfg)
+	case !inbound:
+		prepare = validationContainer(cfg)
+	default:
+		sidecar.Env = append(sidecar.Env, corev1.EnvVar{Name: envCheckRedirect, Value: "true"}, redirectEnv())
+	}
 	out := []any{prepare, sidecar}
 	for _, name := range patchNames(v, cfg) {
 		patch, ok := cfg.Patch(name)
@@ -64,6 +76,9 @@ func injected(v *values, cfg Config, probes appprobe.Table) []any {
 			continue
 		}
 		for i, ops := range [][]mesh.JSONPatchOp{patch.InitPatch, patch.SidecarPatch} {
+			if out[i] == nil {
+				continue
+			}
 			patched, err := patchContainer(out[i], ops)
 			if err != nil {
 				v.errs = append(v.errs, fmt.Errorf("ContainerPatch %q: %w", name, err))
@@ -72,7 +87,7 @@ func injected(v *values, cfg Config, probes appprobe.Table) []any {
 			out[i] = patched
 		}
 	}
-	return out
+	return slices.DeleteFunc(out, func(c any) bool { return c == nil })
 }
 
 func patchNames(v *values, cfg Config) []string {
@@ -149,12 +164,14 @@ func initContainer(cfg Config) *corev1.Container {
 	return c
 }
 
-// validationContainer checks that the CNI plugin made the redirect, so that no
-// pod runs outside of the mesh unnoticed.
+// validationContainer checks that the CNI plugin made the redirect of a pod whose
+// inbound is its own. It is not the proxy's user, of whom nothing is redirected then.
 func validationContainer(cfg Config) *corev1.Container {
 	c := base(cfg, ValidationName, "redirect", "check")
 	c.Env = []corev1.EnvVar{redirectEnv()}
 	c.Resources = small()
+	other := int64(validationID)
+	c.SecurityContext.RunAsUser, c.SecurityContext.RunAsGroup = &other, &other
 	return c
 }
 

@@ -110,12 +110,13 @@ func Inject(cfg Config, pod *corev1.Pod, ns Namespace) (Result, error) {
 		return again(cfg, pod, i)
 	}
 	v := newValues("annotation", pod.Annotations)
-	redirect, err := json.Marshal(redirectOf(v, cfg))
+	rules := redirectOf(v, cfg)
+	redirect, err := json.Marshal(rules)
 	if err != nil {
 		return Result{}, err
 	}
 	ops, probes := takeProbes(pod, nil, cfg.Secret)
-	containers := injected(v, cfg, probes)
+	containers := injected(v, cfg, !rules.Inbound.Disabled, probes)
 	first := v.onOff(annotationFirst, true)
 	if err := v.err(); err != nil {
 		return Result{}, err
