@@ -47,6 +47,7 @@ func scenarios() []scenario {
 		{"zone-down", true, testZoneDown},
 		{"api-server-restart", true, testAPIServerRestart},
 		{"zone-cut", true, testZoneCut},
+		{"early-pod", true, testEarlyPod},
 		{"conformance", true, testConformance},
 		{"budgets", true, testBudgets},
 		{"uninstall", true, testUninstall},
