@@ -37,16 +37,22 @@ func containers(t *testing.T, c *kubelab.Cluster, ns, selector string) string {
 // testInjection: who gets a sidecar, who does not, and why.
 func testInjection(t *testing.T, f *fleet) {
 	const ns = "injection"
+	restricted := func(name, label string) string {
+		return podManifest(ns, name, "  securityContext: {runAsNonRoot: true, seccompProfile: {type: RuntimeDefault}}\n",
+			"    securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}\n", label)
+	}
 	must(t, f.east.Apply(t.Context(), strings.Replace(namespace(ns, true), "labels: {", "labels: {pod-security.kubernetes.io/enforce: restricted, ", 1),
-		podManifest(ns, "restricted", "  securityContext: {runAsNonRoot: true, seccompProfile: {type: RuntimeDefault}}\n",
-			"    securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}\n", ""),
-		podManifest(ns, "optedout", "  securityContext: {runAsNonRoot: true, seccompProfile: {type: RuntimeDefault}}\n",
-			"    securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}\n", "tombolo.io/sidecar-injection: disabled"),
+		restricted("restricted", ""),
+		restricted("optedout", "tombolo.io/sidecar-injection: disabled"),
+		strings.Replace(restricted("gateway", ""), "labels: {", "annotations: {tombolo.io/gateway: enabled}, labels: {", 1),
 	))
 	_, err := f.east.Kubectl(t.Context(), "", "-n", ns, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=90s")
 	must(t, err)
 	if got := containers(t, f.east, ns, "app=restricted"); !strings.Contains(got, "tombolo-sidecar") || strings.Contains(got, "tombolo-init") {
 		t.Errorf("a pod of a namespace with the restricted Pod Security level and the CNI plugin has %s", got)
+	}
+	if got := containers(t, f.east, ns, "app=gateway"); !strings.Contains(got, "tombolo-validation") {
+		t.Errorf("a pod that takes traffic from outside by itself has %s", got)
 	}
 	if got := containers(t, f.east, ns, "app=optedout"); strings.TrimSpace(got) != "app" {
 		t.Errorf("a pod that opted out has %s", got)
