@@ -2,6 +2,7 @@ package global
 
 import (
 	"context"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -92,5 +93,24 @@ func TestAdminTokenFromTheDatabase(t *testing.T) {
 	}
 	if _, err := AdminToken(t.Context(), Config{DataDir: t.TempDir(), Postgres: dsn}); err == nil {
 		t.Error("a token without the keys")
+	}
+}
+
+func TestAdvertised(t *testing.T) {
+	for _, c := range []struct {
+		listener, from, want string
+	}{
+		{"10.0.0.5:5685", "10.0.0.9", "10.0.0.5:5685"},
+		{"[::]:5685", "10.0.0.9", "10.0.0.9:5685"},
+		{"0.0.0.0:5685", "fd00::9", "[fd00::9]:5685"},
+		{"[::]:5685", "", "127.0.0.1:5685"},
+	} {
+		listener, err := net.ResolveTCPAddr("tcp", c.listener)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := advertised(listener, net.ParseIP(c.from)); got != c.want {
+			t.Errorf("listening at %s, database reached from %q: %s, want %s", c.listener, c.from, got, c.want)
+		}
 	}
 }

@@ -70,7 +70,7 @@ It runs in a pod (see tombolo install zone), or with --kubeconfig anywhere.`,
 	f.StringVar(&cfg.Listen, "listen", ":5678", "address for agents and Envoys (gRPC over TLS)")
 	f.StringSliceVar(&cfg.Names, "dns-name", nil, "DNS name or IP address under which agents reach this zone, for the certificate; may be repeated")
 	f.StringVar(&cfg.XDSAddress, "xds-address", "", "host:port that Envoys connect to (default: the one that their agent dialled)")
-	f.StringVar(&cfg.Global, "global", "", "host:port of global; without it the zone works alone")
+	f.StringVar(&cfg.Global, "global", "", "host:port of global, or of several instances separated by commas, of which any will do; without it the zone works alone")
 	f.StringVar(&cfg.GlobalCA, "global-ca", "", "authorities of global's certificate, PEM (default: the system's)")
 	f.StringVar(&cfg.TokenFile, "token-file", "", "file with the zone's token, see tombolo token create zone")
 	f.StringVar(&cfg.Resources, "resources", "", "folder with manifests that the zone owns, for example MeshService")

@@ -456,3 +456,73 @@ func TestStrangersAreNoInstances(t *testing.T) {
 		}
 	})
 }
+
+// TestInstancesOfAZoneApart: the leader of a zone at one global and a follower at
+// the other are one zone, counted and asked together at both; and when the leader
+// is gone with its global, the follower leads where it is.
+func TestInstancesOfAZoneApart(t *testing.T) {
+	many(t, func(t *testing.T, in *instances, a, b *instance) {
+		in.place("east", "a")
+		in.seeded("east")
+		in.place("east", "b")
+		second := in.follow("east", "east-2")
+		in.eventually("both are known at both", func() error {
+			for _, s := range []*globalsync.Server{a.server, b.server} {
+				if z := s.Zones()[0]; z.Instances != 2 || z.Global != "a" {
+					return fmt.Errorf("%+v", z)
+				}
+			}
+			return nil
+		})
+		second.reports.mu.Lock()
+		second.reports.behind = true
+		second.reports.mu.Unlock()
+		rev := in.write(put(aTimeout("t", 2)))
+		in.alike(rev, a, b, "east@a online=true; east behind(2,1,1)")
+
+		// Only the follower, which is elsewhere, has the proxy.
+		in.zones["east"].reports.answer = func(context.Context, globalsync.Question, io.Writer) error { return errors.New("no such proxy") }
+		for name, s := range map[string]*globalsync.Server{"a": a.server, "b": b.server} {
+			var out bytes.Buffer
+			if err := s.Inspect(t.Context(), "east", globalsync.Question{What: "clusters"}, &out); err != nil || out.String() != "answer to clusters" {
+				t.Errorf("%s: %q, %v", name, out.String(), err)
+			}
+		}
+
+		in.zones["east"].stop()
+		a.kill()
+		second.facts.put(aService("east", "web", 2))
+		second.follows.Store(false)
+		second.client.Rejoin()
+		in.eventually("the follower leads", func() error {
+			if z := b.server.Zones()[0]; !z.Online || z.Global != "b" || z.Instances != 1 {
+				return fmt.Errorf("%+v", z)
+			}
+			if diff := cmp.Diff(second.facts.texts("east"), in.told("east")); diff != "" {
+				return errors.New(diff)
+			}
+			return nil
+		})
+	})
+}
+
+// TestReportTextsAreBounded: what a zone says is cut on arrival, so that all that is kept
+// of it fits into what instances tell each other.
+func TestReportTextsAreBounded(t *testing.T) {
+	many(t, func(t *testing.T, in *instances, a, b *instance) {
+		in.place("east", "a")
+		in.seeded("east")
+		long := strings.Repeat("x", 900<<10)
+		in.zones["east"].reports.set(func(r *zonesyncv1.Report) {
+			r.ProxiesTotal = 9
+			r.Problems = []*zonesyncv1.ResourceProblem{{Kind: "MeshTimeout", Name: "t", Reason: long}}
+		})
+		in.eventually("the report at the other instance", func() error {
+			z := b.server.Zones()[0]
+			if z.Total != 9 || len(z.Problems) != 1 || len(z.Problems[0].Reason) > 5000 {
+				return fmt.Errorf("%d proxies, %d problems", z.Total, len(z.Problems))
+			}
+			return nil
+		})
+	})
+}

@@ -26,11 +26,14 @@ const exportPause = 2 * time.Millisecond
 // one: everything first, then what changes, until ctx ends or send fails. A send
 // that takes long delays nobody; what changes meanwhile goes out as one.
 func (s *Server) Export(ctx context.Context, send func(*peersv1.Update) error) error {
-	told := map[memberID]cursor{}
+	told, step := map[memberID]cursor{}, uint64(0)
 	for first := true; ; first = false {
 		s.mu.Lock()
 		changed := s.changed
-		updates := s.exportLocked(told)
+		var updates []*peersv1.Update
+		if first || s.steps != step { // else something changed that is nothing of members
+			step, updates = s.steps, s.exportLocked(told)
+		}
 		s.mu.Unlock()
 		if first {
 			updates = append(updates, &peersv1.Update{Current: true})

@@ -76,6 +76,7 @@ func (st *stream) handleReport(r *zonesyncv1.Report) error {
 			return status.Errorf(codes.InvalidArgument, "a report of more than %d names of a change", zonesync.MaxReportNames)
 		}
 	}
+	clipReport(r)
 	st.mu.Lock()
 	sentTo, snapshotting := st.sentTo, st.snapshotting
 	st.mu.Unlock()
@@ -111,6 +112,23 @@ func (st *stream) handleReport(r *zonesyncv1.Report) error {
 	}
 	s.bumpLocked()
 	return nil
+}
+
+// clipReport bounds the texts of a report, which is kept, and told to other
+// instances of global.
+func clipReport(r *zonesyncv1.Report) {
+	for _, c := range r.GetChanges() {
+		for i := range c.BehindNames {
+			c.BehindNames[i] = shorten(c.BehindNames[i], 256)
+		}
+		for _, x := range c.GetRejections() {
+			x.Proxy, x.TypeUrl, x.Resource, x.Reason = shorten(x.Proxy, 256), shorten(x.TypeUrl, 256), shorten(x.Resource, 512), shorten(x.Reason, 4096)
+		}
+	}
+	for _, p := range r.GetProblems() {
+		p.Kind, p.Mesh, p.Zone, p.Name = shorten(p.Kind, 256), shorten(p.Mesh, 256), shorten(p.Zone, 256), shorten(p.Name, 256)
+		p.Path, p.TypeUrl, p.Resource, p.Reason = shorten(p.Path, 512), shorten(p.TypeUrl, 256), shorten(p.Resource, 512), shorten(p.Reason, 4096)
+	}
 }
 
 // Change is the state of a revision now, in every enabled zone. A change that
@@ -178,12 +196,9 @@ func (z *member) progress(name string, rev mesh.Revision) ZoneProgress {
 	said := z.said(rev)
 	if said.ChangeProgress != nil {
 		p.Affected, p.Done, p.Behind, p.Rejected = int(said.GetAffected()), int(said.GetDone()), int(said.GetBehind()), int(said.GetRejected())
-		for _, n := range said.GetBehindNames() {
-			p.BehindNames = append(p.BehindNames, shorten(n, 256))
-		}
+		p.BehindNames = slices.Clone(said.GetBehindNames())
 		for _, r := range said.GetRejections() {
-			p.Rejections = append(p.Rejections, Rejection{Proxy: shorten(r.GetProxy(), 256), TypeURL: shorten(r.GetTypeUrl(), 256),
-				Resource: shorten(r.GetResource(), 512), Reason: shorten(r.GetReason(), 4096)})
+			p.Rejections = append(p.Rejections, Rejection{Proxy: r.GetProxy(), TypeURL: r.GetTypeUrl(), Resource: r.GetResource(), Reason: r.GetReason()})
 		}
 		p.Settled = said.settled
 	}
@@ -279,7 +294,7 @@ func problemsOf(r *zonesyncv1.Report) []ResourceProblem {
 	for _, p := range r.GetProblems() {
 		key := mesh.Key{Kind: mesh.KindName(p.GetKind()), Mesh: p.GetMesh(), Zone: p.GetZone(), Name: p.GetName()}
 		out = append(out, ResourceProblem{Key: key, Kind: p.GetKind(), Mesh: p.GetMesh(), Zone: p.GetZone(),
-			Name: p.GetName(), Reason: shorten(p.GetReason(), 4096), Proxies: int(p.GetProxies())})
+			Name: p.GetName(), Reason: p.GetReason(), Proxies: int(p.GetProxies())})
 	}
 	return out
 }

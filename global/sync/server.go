@@ -347,6 +347,7 @@ func (s *Server) leave(st *stream, err error) {
 	if st.member.stream == st {
 		st.member.stream = nil
 		st.member.since = time.Now()
+		s.stepLocked(st.member)
 		if st.follower { // its proxies go to another instance, which reports them
 			delete(st.zone.followers, st.instance)
 		}
