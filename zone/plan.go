@@ -16,6 +16,7 @@ import (
 	"github.com/tombolo-mesh/tombolo/mesh/ir/effect"
 	wire "github.com/tombolo-mesh/tombolo/proto/zonesync"
 	"github.com/tombolo-mesh/tombolo/xds"
+	"github.com/tombolo-mesh/tombolo/xds/delta"
 )
 
 // Bounds of a preview.
@@ -155,6 +156,10 @@ func (f *engine) compareProxies(out *wire.Preview, before, after *outcome, envoy
 		}
 	}
 	groups := map[string]*wire.PlannedEffect{}
+	var diffs *differ
+	if envoy {
+		diffs = &differ{known: map[[2]*delta.Resource]string{}}
+	}
 	for _, s := range slices.SortedFunc(maps.Keys(steps), func(a, b step) int {
 		return cmp.Or(cmp.Compare(a.from.class.Mesh, b.from.class.Mesh), compareKeys(steps[a][0], steps[b][0]))
 	}) {
@@ -163,7 +168,7 @@ func (f *engine) compareProxies(out *wire.Preview, before, after *outcome, envoy
 			continue
 		}
 		out.Affected += len(steps[s])
-		f.group(out, groups, s, lines, steps[s], envoy)
+		f.group(out, groups, s, lines, steps[s], diffs)
 	}
 	for _, k := range slices.Sorted(maps.Keys(groups)) {
 		out.Effects = append(out.Effects, *groups[k])
@@ -178,7 +183,7 @@ func (f *engine) compareProxies(out *wire.Preview, before, after *outcome, envoy
 }
 
 // group files proxies with those on whom the change has the same effects.
-func (f *engine) group(out *wire.Preview, groups map[string]*wire.PlannedEffect, s step, lines []effect.Line, keys []mesh.Key, envoy bool) {
+func (f *engine) group(out *wire.Preview, groups map[string]*wire.PlannedEffect, s step, lines []effect.Line, keys []mesh.Key, diffs *differ) {
 	role := "sidecar"
 	if s.from.class.Role == ir.Ingress {
 		role = "ingress"
@@ -188,14 +193,14 @@ func (f *engine) group(out *wire.Preview, groups map[string]*wire.PlannedEffect,
 		lines = lines[:maxPlanned]
 	}
 	key := s.from.class.Mesh + " " + role + " " + string(mustJSON(lines))
-	if envoy {
+	if diffs != nil {
 		key += " " + s.from.class.ID // each class has resources of its own
 	}
 	g := groups[key]
 	if g == nil {
 		g = &wire.PlannedEffect{Mesh: s.from.class.Mesh, Role: role, Lines: bounded(lines)}
-		if envoy {
-			g.Envoy = s.from.resources.diff(s.to.resources)
+		if diffs != nil {
+			g.Envoy = diffs.compare(s.from.resources, s.to.resources)
 		}
 		groups[key] = g
 	}

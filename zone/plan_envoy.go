@@ -16,8 +16,23 @@ import (
 // of its own are not among them.
 type resources struct{ shared *delta.Set }
 
-// diff compares resources by the JSON form of what they say.
-func (r *resources) diff(next *resources) []wire.ResourceDiff {
+// differ compares resources line by line; those that classes share once.
+type differ struct {
+	known map[[2]*delta.Resource]string
+}
+
+func (d *differ) unified(old, next *delta.Resource) string {
+	pair := [2]*delta.Resource{old, next}
+	text, ok := d.known[pair]
+	if !ok {
+		text = linediff.Unified(jsonBody(old), jsonBody(next))
+		d.known[pair] = text
+	}
+	return text
+}
+
+// compare compares resources by the JSON form of what they say.
+func (d *differ) compare(r, next *resources) []wire.ResourceDiff {
 	var before, after *delta.Set
 	if r != nil {
 		before = r.shared
@@ -32,18 +47,18 @@ func (r *resources) diff(next *resources) []wire.ResourceDiff {
 	})
 	var out []wire.ResourceDiff
 	for _, k := range keys {
-		d := wire.ResourceDiff{TypeURL: k.TypeURL, Name: k.Name, Sign: effect.Changed}
+		x := wire.ResourceDiff{TypeURL: k.TypeURL, Name: k.Name, Sign: effect.Changed}
 		old, is := before.Get(k.TypeURL, k.Name), after.Get(k.TypeURL, k.Name)
 		switch {
 		case old == nil:
-			d.Sign = effect.Added
+			x.Sign = effect.Added
 		case is == nil:
-			d.Sign = effect.Removed
+			x.Sign = effect.Removed
 		}
 		if len(out) < maxDiffs {
-			d.Diff = linediff.Unified(jsonBody(old), jsonBody(is))
+			x.Diff = d.unified(old, is)
 		}
-		out = append(out, d)
+		out = append(out, x)
 	}
 	return out
 }
