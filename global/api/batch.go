@@ -20,25 +20,9 @@ func (s *Server) putBatch(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	data, err := r.body()
+	docs, err := s.batch(r)
 	if err != nil {
 		return err
-	}
-	manifests, err := decodeBatch(data)
-	if err != nil {
-		return problem(http.StatusBadRequest, "the body %s", oneLine(err.Error()))
-	}
-	if len(manifests) == 0 || len(manifests) > MaxDocuments {
-		return problem(http.StatusUnprocessableEntity, "the body has %d documents; 1 to %d are allowed", len(manifests), MaxDocuments)
-	}
-	docs, bad, err := s.documents(r, manifests)
-	if err != nil {
-		return err
-	}
-	if len(bad) > 0 {
-		p := problem(http.StatusUnprocessableEntity, "%s in %s; nothing was written", count(len(bad), "problem"), count(len(manifests), "document"))
-		p.Invalid = bad[:min(len(bad), maxReported)]
-		return p
 	}
 	s.metrics.stages.WithLabelValues("validate").Observe(time.Since(began).Seconds())
 	wr := writer{s: s, user: r.author(), dry: dry}
@@ -48,6 +32,31 @@ func (s *Server) putBatch(w http.ResponseWriter, r *request) error {
 	}
 	s.wrote(w, r, out)
 	return answer(w, http.StatusOK, out)
+}
+
+// batch reads and validates the documents of a request.
+func (s *Server) batch(r *request) ([]document, error) {
+	data, err := r.body()
+	if err != nil {
+		return nil, err
+	}
+	manifests, err := decodeBatch(data)
+	if err != nil {
+		return nil, problem(http.StatusBadRequest, "the body %s", oneLine(err.Error()))
+	}
+	if len(manifests) == 0 || len(manifests) > MaxDocuments {
+		return nil, problem(http.StatusUnprocessableEntity, "the body has %d documents; 1 to %d are allowed", len(manifests), MaxDocuments)
+	}
+	docs, bad, err := s.documents(r, manifests)
+	if err != nil {
+		return nil, err
+	}
+	if len(bad) > 0 {
+		p := problem(http.StatusUnprocessableEntity, "%s in %s; nothing was written", count(len(bad), "problem"), count(len(manifests), "document"))
+		p.Invalid = bad[:min(len(bad), maxReported)]
+		return nil, p
+	}
+	return docs, nil
 }
 
 // decodeBatch reads YAML documents, or a JSON list.

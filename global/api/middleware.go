@@ -135,7 +135,7 @@ func (s *Server) serve(w http.ResponseWriter, r *request, rt *route, path string
 		return err
 	}
 	limit := int64(MaxBody)
-	if path == batchPath {
+	if path == batchPath || path == planPath {
 		limit = MaxBatchBody
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, limit)

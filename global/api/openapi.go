@@ -44,7 +44,7 @@ func components() map[string]any {
 		"Written": Written{}, "List": List{}, "ChangeList": ChangeList{}, "ChangeEntry": ChangeEntry{}, "ChangeStatus": sync.ChangeStatus{},
 		"ZoneOverviews": ZoneOverviews{}, "TokenRequest": TokenRequest{}, "TokenResponse": TokenResponse{},
 		"RevocationRequest": RevocationRequest{}, "RevocationList": RevocationList{}, "Index": Index{}, "WhoAmI": WhoAmI{},
-		"KindList": KindList{}, "Health": Health{}, "InstanceList": InstanceList{},
+		"KindList": KindList{}, "Health": Health{}, "InstanceList": InstanceList{}, "Planned": Planned{},
 	}
 }
 

@@ -69,3 +69,16 @@ func (v view) change(zone string, c mesh.Change, enabled map[string]bool) (mesh.
 	}
 	return mesh.Change{Revision: c.Revision, Resource: v.strip(c.Resource)}, true
 }
+
+// Visible are changes as a zone gets them: without those that do not concern it,
+// and with what it may not see as deleted. Enabled says of each zone whether it is.
+func Visible(zone string, changes []mesh.Change, enabled map[string]bool) []mesh.Change {
+	v := newView()
+	var out []mesh.Change
+	for _, c := range changes {
+		if c, ok := v.change(zone, c, enabled); ok {
+			out = append(out, c)
+		}
+	}
+	return out
+}
