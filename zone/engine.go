@@ -113,6 +113,7 @@ type engine struct {
 	files       map[mesh.Key]mesh.Resource
 	authored    map[mesh.Key]bool          // of files, those that people wrote in a cluster
 	hidden      map[mesh.Key]mesh.Resource // what the platform made under the same keys
+	changed     map[mesh.Key]span          // when policies were published that changed since the start
 	counters    map[string]uint64
 	given       map[mesh.Key][]string        // addresses that the platform told
 	called      map[string]map[mesh.Key]bool // services with addresses, by mesh
@@ -211,7 +212,7 @@ func newEngine(cfg engineConfig) (*engine, error) {
 		proxies: map[mesh.Key]*proxy{}, named: map[string]map[string]bool{}, classes: map[string]*class{},
 		sets: map[string]*set{}, layers: map[string]*layer{}, bundles: map[string]*bundle{},
 		authorities: map[authorityKey]ca.Slots{}, domains: map[string][]string{},
-		synced: map[mesh.Key]bool{}, kept: map[mesh.Key]mesh.Resource{}, files: map[mesh.Key]mesh.Resource{}, authored: map[mesh.Key]bool{}, hidden: map[mesh.Key]mesh.Resource{},
+		synced: map[mesh.Key]bool{}, kept: map[mesh.Key]mesh.Resource{}, files: map[mesh.Key]mesh.Resource{}, authored: map[mesh.Key]bool{}, hidden: map[mesh.Key]mesh.Resource{}, changed: map[mesh.Key]span{},
 		counters: map[string]uint64{}, permissions: map[string]ir.Permission{}, unsaved: map[mesh.Key]bool{},
 		built: &xds.Cache{}, facts: newFacts(), tracker: newTracker(), given: map[mesh.Key][]string{}, called: map[string]map[mesh.Key]bool{}, vips: newVIPs(cfg.vips), names: map[string]*ir.NameTable{}, serviceNames: map[string]map[mesh.Key]mesh.ServiceNames{}, board: &agents.Board{},
 		planning: make(chan struct{}, 1),
@@ -327,13 +328,16 @@ func (e *engine) process(ops []*op) {
 	}
 	e.mark = max(e.mark, b.mark)
 	e.facts.update(b.local, e.cfg.zone)
+	policies := e.changedPolicies(b)
 	e.apply(b, world.Batch{Changes: append(b.changes, b.local...)})
 	e.derive(b)
 	b.factsVersion = e.facts.version()
 	e.compileSets(b)
+	publishing := time.Now()
 	e.publishUrgent(b)
 	e.compileClasses(b)
 	e.publishAll(b)
+	e.noteChanged(policies, span{publishing, time.Now()})
 	e.release(b)
 	e.countProxies()
 	e.tracker.begin(b)

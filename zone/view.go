@@ -5,6 +5,7 @@ import (
 	"maps"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/mesh/ir"
@@ -102,6 +103,45 @@ func (e *engine) state() platform.State {
 	return out
 }
 
+// span is when a batch was published.
+type span struct{ from, to time.Time }
+
+// changedPolicies are the policies that a batch changes, which is not taken yet; a
+// snapshot has many that it does not. The value says whether it ends.
+func (e *engine) changedPolicies(b *batch) map[mesh.Key]bool {
+	var out map[mesh.Key]bool
+	e.world.View(func(r ir.Reader) {
+		for _, list := range [][]mesh.Change{b.changes, b.local} {
+			for _, c := range list {
+				k, ok := mesh.KindByName(c.Resource.Kind)
+				if !ok || k.Policy == nil {
+					continue
+				}
+				if o, had := r.Get(c.Resource.Key); had && !c.Deleted && sameResource(o.Resource, c.Resource) {
+					continue
+				}
+				if out == nil {
+					out = map[mesh.Key]bool{}
+				}
+				out[c.Resource.Key] = c.Deleted
+			}
+		}
+	})
+	return out
+}
+
+// noteChanged remembers when the batch was published that changed some policies:
+// what is published at other times is no concern of theirs.
+func (e *engine) noteChanged(policies map[mesh.Key]bool, s span) {
+	for k, ended := range policies {
+		if ended {
+			delete(e.changed, k)
+		} else {
+			e.changed[k] = s
+		}
+	}
+}
+
 // outcomes counts the proxies that policies of a kind select.
 func (e *engine) outcomes(k mesh.Kind, all []mesh.Resource, out map[mesh.Key]platform.Outcome) {
 	policies := make([]mesh.PolicyResource, 0, len(all))
@@ -123,11 +163,10 @@ func (e *engine) outcomes(k mesh.Kind, all []mesh.Resource, out map[mesh.Key]pla
 		if connected == 0 {
 			continue
 		}
-		behind := min(e.tracker.behind(id), connected)
 		for _, s := range mesh.SelectPolicies(k.Name, policies, classMeta(c.ir, e.cfg.zone)) {
 			o := out[s.Key]
 			o.Affected += connected
-			o.Done += connected - behind
+			o.Done += connected - min(e.tracker.behind(id, e.changed[s.Key]), connected)
 			out[s.Key] = o
 		}
 	}
@@ -148,13 +187,16 @@ func classMeta(c *ir.Class, zone string) mesh.ProxyMeta {
 	return meta
 }
 
-// behind is how many proxies of a group have not confirmed what was published.
-func (t *tracker) behind(group string) int {
+// behind is how many proxies of a group have not confirmed what was published in a
+// time.
+func (t *tracker) behind(group string, in span) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := 0
 	for _, p := range t.open[group] {
-		n = max(n, p.Behind)
+		if !p.Published.Before(in.from) && !p.Published.After(in.to) {
+			n = max(n, p.Behind)
+		}
 	}
 	return n
 }

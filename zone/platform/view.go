@@ -32,8 +32,8 @@ type State struct {
 
 // Outcome is how the zone's proxies are with a resource.
 type Outcome struct {
-	// Affected are the connected proxies that it selects. Done of them have
-	// everything of the zone in force, Rejected refused what follows from it.
+	// Affected are the connected proxies that it selects. Done of them have it in
+	// force, Rejected refused what follows from it.
 	Affected, Done, Rejected int
 	// Problems in words, at most 10.
 	Problems []string
