@@ -73,9 +73,9 @@ type Config struct {
 	// APIAddress and ZoneAddress to listen on; defaults DefaultAPIAddress and DefaultZoneAddress.
 	APIAddress, ZoneAddress string
 	// AdvertiseAddress is where other instances on the same database reach this one,
-	// host:port: its own, not that of a load balancer. Default the port of
-	// ZoneAddress at its host, or else at the address that this process reaches the
-	// database from.
+	// host:port or a host with the port of ZoneAddress: its own, not that of a load
+	// balancer. The default host is that of ZoneAddress, or else the address that
+	// this process reaches the database from.
 	AdvertiseAddress string
 	// Names, DNS names and IPs, for the certificate that this process makes itself.
 	Names []string
@@ -130,7 +130,7 @@ func New(cfg Config) (*Global, error) {
 		cfg.KeepChanges = defaultKeep
 	}
 	if cfg.AdvertiseAddress != "" {
-		if err := peers.CheckAddress(cfg.AdvertiseAddress); err != nil {
+		if err := peers.CheckAddress(withPort(cfg.AdvertiseAddress, "5685")); err != nil {
 			return nil, fmt.Errorf("address for other instances: %w", err)
 		}
 	}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"fmt"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,13 +25,17 @@ type shared struct {
 
 // join makes this process one of several instances.
 func (g *Global) join(ctx context.Context, s *shared, instance string, reg prometheus.Registerer) (*peers.Peers, error) {
-	address := g.cfg.AdvertiseAddress
-	if address == "" {
-		from, err := s.db.LocalIP(ctx)
+	from, err := s.db.LocalIP(ctx)
+	if err != nil {
+		return nil, err
+	}
+	address := advertised(g.zones, from)
+	if g.cfg.AdvertiseAddress != "" {
+		_, port, err := net.SplitHostPort(address)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("address for other instances: %w", err)
 		}
-		address = advertised(g.zones, from)
+		address = withPort(g.cfg.AdvertiseAddress, port)
 	}
 	return peers.New(peers.Config{Instance: instance, Address: address, Roster: s.db, Keys: s.keys, Version: g.cfg.Version, Log: g.log, Registerer: reg})
 }
@@ -48,6 +54,14 @@ func advertised(listener net.Addr, from net.IP) string {
 		}
 	}
 	return net.JoinHostPort(host, port)
+}
+
+// withPort adds a port to an address that has none.
+func withPort(address, port string) string {
+	if _, _, err := net.SplitHostPort(address); err == nil {
+		return address
+	}
+	return net.JoinHostPort(strings.Trim(address, "[]"), port)
 }
 
 // alone lists the one instance that there is without a database to share.

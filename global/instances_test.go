@@ -97,6 +97,11 @@ func TestAdminTokenFromTheDatabase(t *testing.T) {
 }
 
 func TestAdvertised(t *testing.T) {
+	for address, want := range map[string]string{"10.0.0.5": "10.0.0.5:1", "fd00::5": "[fd00::5]:1", "[fd00::5]": "[fd00::5]:1", "a.example:7": "a.example:7", "[fd00::5]:7": "[fd00::5]:7"} {
+		if got := withPort(address, "1"); got != want {
+			t.Errorf("%s: %s, want %s", address, got, want)
+		}
+	}
 	for _, c := range []struct {
 		listener, from, want string
 	}{

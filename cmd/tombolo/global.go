@@ -58,7 +58,7 @@ makes its own certificate authority (ca.pem), the keys that encrypt Secrets
 	f := cmd.Flags()
 	f.StringVar(&cfg.APIAddress, "api-address", global.DefaultAPIAddress, "address of the REST API (HTTPS)")
 	f.StringVar(&cfg.ZoneAddress, "zone-address", global.DefaultZoneAddress, "address that zones connect to (gRPC over TLS)")
-	f.StringVar(&cfg.AdvertiseAddress, "advertise-address", "", "host:port where other instances on the same database reach this one (default: the port of --zone-address at its host, or at the address that the database is reached from)")
+	f.StringVar(&cfg.AdvertiseAddress, "advertise-address", "", "host or host:port where other instances on the same database reach this one (default: the host of --zone-address, or the address that the database is reached from)")
 	f.StringSliceVar(&cfg.Names, "name", nil, "DNS name or IP address for the certificate; may be repeated")
 	f.StringVar(&cfg.CertFile, "tls-cert", "", "own server certificate (PEM, with chain), instead of one of the own authority")
 	f.StringVar(&cfg.KeyFile, "tls-key", "", "key of --tls-cert")
