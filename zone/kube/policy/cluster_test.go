@@ -337,6 +337,20 @@ func TestResourcesOnARealCluster(t *testing.T) {
 		_, err := copies.Get(t.Context(), bName, metav1.GetOptions{})
 		return apierrors.IsNotFound(err)
 	})
+	// Changed here by somebody: it is as global wrote it again, once.
+	for _, patch := range []string{`{"spec":{"rules":[{"default":{"idleTimeout":"3s"}}]}}`, `{"metadata":{"labels":{"tombolo.io/mesh":"other"}}}`} {
+		if _, err := copies.Patch(t.Context(), a.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "it is repaired after "+patch, func() bool {
+			u, err := copies.Get(t.Context(), a.Name, metav1.GetOptions{})
+			if err != nil {
+				return false
+			}
+			text, _ := json.Marshal(u.Object["spec"])
+			return strings.Contains(string(text), `"9s"`) && u.GetLabels()[mesh.LabelMesh] == "default"
+		})
+	}
 	if err := copies.Delete(t.Context(), a.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}

@@ -1,12 +1,14 @@
 package policy
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
 	"strconv"
 	"time"
@@ -105,7 +107,9 @@ func (r *Resources) pass(ctx context.Context) error {
 		})
 		if state.Known {
 			for _, op := range plan(t.kind, objects, state.Authored) {
-				note(r.mirror(ctx, t.kind, op))
+				if !r.asWritten(t.kind, op) {
+					note(r.mirror(ctx, t.kind, op))
+				}
 			}
 		}
 		for _, o := range objects {
@@ -123,6 +127,9 @@ type mirrorOp struct {
 	name string
 	want *mesh.Resource
 	have *object
+	// repair: it was of this content, and somebody has changed its labels or, with
+	// spec, its spec.
+	repair, spec bool
 }
 
 // plan says which copies of a kind to create, update and delete. A copy keeps its
@@ -166,6 +173,10 @@ func plan(k mesh.Kind, objects []*object, authored []mesh.Resource) []mirrorOp {
 			out = append(out, mirrorOp{name: name, want: want})
 		case o.Annotations[annotationDigest] != digestOf(want):
 			out = append(out, mirrorOp{name: o.Name, want: want, have: o})
+		default:
+			if labels, spec := edited(k, o, want); labels || spec {
+				out = append(out, mirrorOp{name: o.Name, want: want, have: o, repair: true, spec: spec && !labels})
+			}
 		}
 	}
 	for _, o := range have {
@@ -173,6 +184,48 @@ func plan(k mesh.Kind, objects []*object, authored []mesh.Resource) []mirrorOp {
 	}
 	slices.SortStableFunc(out, func(a, b mirrorOp) int { return cmp.Compare(a.name, b.name) })
 	return out
+}
+
+// edited reports whether a copy shows other labels, or another spec, than what it is
+// a copy of, which the webhook refuses while it answers. What this program does not
+// know of a spec is left out: the cluster may have pruned it.
+func edited(k mesh.Kind, o *object, want *mesh.Resource) (labels, spec bool) {
+	u, err := copyOf(k, o.Name, want)
+	if err != nil {
+		return false, false
+	}
+	for key, value := range u.GetLabels() {
+		labels = labels || o.Labels[key] != value
+	}
+	plain, err := json.Marshal(u.Object["spec"]) // as the API server spells it
+	if err != nil || bytes.Equal(plain, o.spec) {
+		return labels, false
+	}
+	mine, err := mesh.DecodeSpec(k.Name, plain)
+	if err != nil {
+		return labels, false
+	}
+	theirs, err := mesh.DecodeSpec(k.Name, o.spec)
+	return labels, err != nil || !reflect.DeepEqual(mine, theirs)
+}
+
+// asWritten reports whether a copy whose spec is to be repaired is what the API server made
+// of this instance's own write: to write it again would not change that.
+func (r *Resources) asWritten(k mesh.Kind, op mirrorOp) bool {
+	if !op.spec {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	made, ok := r.made[objectKey{k.Name, op.have.Namespace, op.have.Name}]
+	return ok && made == writtenCopy{op.have.UID, op.have.Generation}
+}
+
+// wroteCopy notes what the API server made of a write.
+func (r *Resources) wroteCopy(k mesh.Kind, u *unstructured.Unstructured) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.made[objectKey{k.Name, u.GetNamespace(), u.GetName()}] = writtenCopy{u.GetUID(), u.GetGeneration()}
 }
 
 func copyNamespace(k mesh.Kind) string {
@@ -264,6 +317,9 @@ func (r *Resources) mirror(ctx context.Context, k mesh.Kind, op mirrorOp) error 
 	defer cancel()
 	namespace := copyNamespace(k)
 	if op.want == nil {
+		r.mu.Lock()
+		delete(r.made, objectKey{k.Name, op.have.Namespace, op.name})
+		r.mu.Unlock()
 		err := r.client(k, op.have.Namespace).Delete(ctx, op.name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &op.have.UID}})
 		return wrap(err, "delete the copy %s %s", k.Name, op.name)
 	}
@@ -272,9 +328,12 @@ func (r *Resources) mirror(ctx context.Context, k mesh.Kind, op mirrorOp) error 
 		return err
 	}
 	if op.have == nil {
-		_, err = r.client(k, namespace).Create(ctx, u, metav1.CreateOptions{})
+		made, err := r.client(k, namespace).Create(ctx, u, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) {
 			return nil // the watch will tell of it
+		}
+		if err == nil {
+			r.wroteCopy(k, made)
 		}
 		return wrap(err, "create the copy %s %s", k.Name, op.name)
 	}
@@ -282,7 +341,13 @@ func (r *Resources) mirror(ctx context.Context, k mesh.Kind, op mirrorOp) error 
 	if op.have.status != nil { // an update leaves the status as it is, but must carry none
 		unstructured.RemoveNestedField(u.Object, "status")
 	}
-	_, err = r.client(k, namespace).Update(ctx, u, metav1.UpdateOptions{})
+	if op.repair {
+		r.log.Warn("a copy of what global authored was changed in the cluster; it is written again", "kind", k.Name, "name", op.name)
+	}
+	made, err := r.client(k, namespace).Update(ctx, u, metav1.UpdateOptions{})
+	if err == nil {
+		r.wroteCopy(k, made)
+	}
 	return wrap(err, "update the copy %s %s", k.Name, op.name)
 }
 

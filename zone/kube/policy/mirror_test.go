@@ -51,6 +51,20 @@ func TestPlanOfCopies(t *testing.T) {
 	elsewhere.Name, elsewhere.Namespace = "a", "shop"
 	forged := shown(t, k, "a", a)
 	forged.Namespace = "shop"
+	changed := func(spec string, labels ...string) []*object {
+		o := shown(t, k, "a", a)
+		if spec != "" {
+			o.spec = []byte(spec)
+		}
+		for i := 0; i < len(labels); i += 2 {
+			if labels[i+1] == "" {
+				delete(o.Labels, labels[i])
+			} else {
+				o.Labels[labels[i]] = labels[i+1]
+			}
+		}
+		return []*object{o}
+	}
 	suffixed := copyName(k, &a, map[string]bool{"a": true})
 	otherName := copyName(k, &other, map[string]bool{"a": true})
 	for _, c := range []struct {
@@ -62,6 +76,12 @@ func TestPlanOfCopies(t *testing.T) {
 		{"new", nil, []mesh.Resource{a}, "+a=default/a"},
 		{"unchanged, after a restart too", []*object{shown(t, k, "a", a)}, []mesh.Resource{a}, ""},
 		{"changed", []*object{shown(t, k, "a", a)}, []mesh.Resource{authored("default", "a", "2s")}, "~a"},
+		{"its spec is changed by somebody", changed(`{"rules":[{"default":{"idleTimeout":"9s"}}]}`), []mesh.Resource{a}, "~a"},
+		{"to what cannot be read", changed(`{"rules":7}`), []mesh.Resource{a}, "~a"},
+		{"the same, spelled otherwise", changed(`{ "rules": [ {"default": {"idleTimeout": "1s"}} ] }`), []mesh.Resource{a}, ""},
+		{"a label is changed by somebody", changed("", mesh.LabelDisplayName, "b"), []mesh.Resource{a}, "~a"},
+		{"a label is taken away", changed("", mesh.LabelDisplayName, ""), []mesh.Resource{a}, "~a"},
+		{"somebody else's label is added", changed("", "team", "x"), []mesh.Resource{a}, ""},
 		{"gone at global", []*object{shown(t, k, "a", a)}, nil, "-tombolo-system/a"},
 		{"of another kind", nil, []mesh.Resource{{Key: mesh.Key{Kind: mesh.KindMeshHTTPRoute, Mesh: "default", Name: "a"}}}, ""},
 		{"a local one has the name", []*object{local}, []mesh.Resource{a}, "+" + suffixed + "=default/a"},
@@ -75,6 +95,31 @@ func TestPlanOfCopies(t *testing.T) {
 		if got := said(plan(k, c.objects, c.authored)); got != c.want {
 			t.Errorf("%s: %q, want %q", c.what, got, c.want)
 		}
+	}
+}
+
+// A copy that stays other than what is written, since the cluster knows less of the
+// kind, is written once, not for ever; one whose labels are changed again is again.
+func TestRepairEnds(t *testing.T) {
+	k, _ := mesh.KindByName(mesh.KindMeshTimeout)
+	o := &object{kind: k.Name}
+	o.Name, o.Namespace, o.UID, o.Generation = "a", mesh.SystemNamespace, "u", 3
+	r := &Resources{made: map[objectKey]writtenCopy{}}
+	op := mirrorOp{name: "a", have: o, repair: true, spec: true}
+	if r.asWritten(k, op) {
+		t.Error("what somebody else wrote is left")
+	}
+	r.made[objectKey{k.Name, o.Namespace, o.Name}] = writtenCopy{"u", 3}
+	if !r.asWritten(k, op) {
+		t.Error("its own is written again")
+	}
+	if r.asWritten(k, mirrorOp{name: "a", have: o, repair: true}) {
+		t.Error("labels are left")
+	}
+	again := *o
+	again.Generation = 4
+	if op.have = &again; r.asWritten(k, op) {
+		t.Error("a change after it is left")
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/zone/kube/cluster"
@@ -73,6 +74,14 @@ type Resources struct {
 	// versions are the resourceVersions of statuses that this instance wrote, and
 	// when, by object.
 	wrote map[objectKey]written
+	// made are the copies that this instance wrote, as the API server has them.
+	made map[objectKey]writtenCopy
+}
+
+// writtenCopy is a state of a copy.
+type writtenCopy struct {
+	uid        types.UID
+	generation int64
 }
 
 // table is a kind in the cluster.
@@ -95,7 +104,7 @@ func New(cfg Config) *Resources {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	r := &Resources{cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1), dirty: make(chan struct{}, 1), synced: make(chan struct{}), pending: map[mesh.Key]*mesh.Resource{},
-		told: map[mesh.Key]bool{}, refused: map[mesh.Key]mesh.Problems{}, lastGood: map[mesh.Key]json.RawMessage{}, wrote: map[objectKey]written{}}
+		told: map[mesh.Key]bool{}, refused: map[mesh.Key]mesh.Problems{}, lastGood: map[mesh.Key]json.RawMessage{}, wrote: map[objectKey]written{}, made: map[objectKey]writtenCopy{}}
 	for _, k := range mesh.ClusterKinds() {
 		t := &table{kind: k, absent: make(chan struct{})}
 		t.objects = cluster.NewTable(cluster.Custom(cfg.Client, gvr(k), string(k.Name), ""), slim, func(list []cluster.Change[*object]) { r.changed(k, list) })
