@@ -139,7 +139,7 @@ func (p planned) show(w io.Writer) error {
 		fmt.Fprintf(w, "\nzone %s: nothing is known, %s\n", u.Zone, u.Reason)
 	}
 	total := len(p.Zones) + len(p.Unanswered)
-	_, err := fmt.Fprintf(w, "\n%s of %d zones; %d of %s answered\n", count(affected, "proxy", "proxies"), total, len(p.Zones), count(total, "zone", "zones"))
+	_, err := fmt.Fprintf(w, "\n%s would change; %d of %s answered\n", count(affected, "proxy", "proxies"), len(p.Zones), count(total, "zone", "zones"))
 	return err
 }
 

@@ -3,7 +3,9 @@ package dev
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -11,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tombolo-mesh/tombolo/global"
 )
 
 func (m *mesh) path(parts ...string) string {
@@ -25,7 +29,14 @@ func (m *mesh) startGlobal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return m.listens(ctx, p, address(globalHost, apiPort), address(globalHost, zonePort))
+	if err := m.listens(ctx, p, address(globalHost, apiPort), address(globalHost, zonePort)); err != nil {
+		return err
+	}
+	// The command line reads where global is from a file, which it writes once it listens.
+	return m.until(ctx, "global says where it is", func() bool {
+		_, err := os.Stat(m.path("global", global.AddressFile))
+		return err == nil
+	}, p)
 }
 
 func (m *mesh) startZone(ctx context.Context, z zone) error {
@@ -109,6 +120,19 @@ func (m *mesh) apply(ctx context.Context, manifests string) error {
 		return fmt.Errorf("tombolo apply --wait: %w", err)
 	}
 	return nil
+}
+
+// plan shows what documents would do, and returns it.
+func (m *mesh) plan(ctx context.Context, manifests string) (string, error) {
+	cmd := exec.CommandContext(ctx, m.cfg.Tombolo, "plan", "-f", "-")
+	cmd.Env = append(os.Environ(), "TOMBOLO_CONFIG="+m.path("config.yaml"))
+	var out bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(manifests), io.MultiWriter(&out, m.cfg.Out), m.cfg.Out
+	var exit *exec.ExitError
+	if err := cmd.Run(); !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		return out.String(), fmt.Errorf("tombolo plan: a difference makes it exit 1, not %w", orNone(err))
+	}
+	return out.String(), nil
 }
 
 // listens waits until a process accepts connections.

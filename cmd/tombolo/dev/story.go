@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -102,7 +103,18 @@ func (m *mesh) splitTraffic(ctx context.Context) error {
 }
 
 func (m *mesh) denyAndLift(ctx context.Context) error {
-	m.say("\n3. Deny web (MeshTrafficPermission), wait until every proxy has it, and lift it again")
+	m.say("\n3. Ask what denying web would do (MeshTrafficPermission), deny it, wait until every proxy has it, and lift it again")
+	planned, err := m.plan(ctx, denyWeb)
+	if err != nil {
+		return err
+	}
+	const effect = "+ deny spiffe://default.east.mesh.local/workload/web  [narrows]"
+	if strings.Count(planned, effect) != len(zones()) {
+		return fmt.Errorf("the plan does not say %q of both zones", effect)
+	}
+	if _, status, err := call(newClient(), "http://"+toRemote); err != nil || status != http.StatusOK {
+		return fmt.Errorf("after the plan web got status %d: %w", status, orNone(err))
+	}
 	m.traffic.expect(0)
 	if err := m.apply(ctx, denyWeb); err != nil {
 		return err
