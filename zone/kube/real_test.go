@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -166,6 +167,7 @@ type heard struct {
 	addresses map[string][]string
 	numbers   map[string]uint64
 	batches   int
+	at        map[string]time.Time // of a pod's last change
 }
 
 func (h *heard) Apply(_ context.Context, b platform.Batch) error {
@@ -174,8 +176,10 @@ func (h *heard) Apply(_ context.Context, b platform.Batch) error {
 	h.batches++
 	if h.pods == nil {
 		h.pods, h.resources, h.addresses, h.numbers = map[string]*platform.Pod{}, map[string]*mesh.Resource{}, map[string][]string{}, map[string]uint64{}
+		h.at = map[string]time.Time{}
 	}
 	for k, p := range b.Pods {
+		h.at[k.Name] = time.Now()
 		if delete(h.pods, k.Name); p != nil {
 			h.pods[k.Name] = p
 		}
@@ -320,7 +324,8 @@ func TestTokenReview(t *testing.T) {
 }
 
 // TestScale fills the cluster with TOMBOLO_KUBE_SCALE services of ten pods, and says
-// how long a zone needs for them. With TOMBOLO_KUBE_KEEP they stay.
+// how long a zone needs for them, and how long behind it is while 100 pods a second
+// change. With TOMBOLO_KUBE_KEEP they stay.
 func TestScale(t *testing.T) {
 	c := realCluster(t)
 	services, _ := strconv.Atoi(os.Getenv("TOMBOLO_KUBE_SCALE"))
@@ -365,4 +370,39 @@ func TestScale(t *testing.T) {
 	if n := len(h.pods); n < services*10 {
 		t.Errorf("%d pods", n)
 	}
+	l.follow(h, services)
+}
+
+// follow makes 100 pods a second not ready, one of each service.
+func (l *lab) follow(h *heard, services int) {
+	changed := make([]time.Time, services)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	g := errgroup.Group{}
+	start := time.Now()
+	for s := range services {
+		<-tick.C
+		g.Go(func() error {
+			err := l.status(fmt.Sprintf("s%04d-0", s), fmt.Sprintf("10.%d.%d.1", 100+s/250, s%250), false)
+			changed[s] = time.Now()
+			return err
+		})
+	}
+	l.must(g.Wait())
+	rate := float64(services) / time.Since(start).Seconds()
+	name := func(s int) string { return fmt.Sprintf("s%04d-0.%s", s, l.namespace) }
+	l.eventually("change of every pod", func() bool {
+		for s := range services {
+			if h.pod(name(s)).Ready {
+				return false
+			}
+		}
+		return true
+	})
+	var late []time.Duration
+	for s := range services {
+		late = append(late, max(0, h.at[name(s)].Sub(changed[s])))
+	}
+	slices.Sort(late)
+	l.t.Logf("%.0f changes a second were known p50 %s, p99 %s, at most %s after the API server said yes", rate, late[len(late)/2], late[len(late)*99/100], late[len(late)-1])
 }
