@@ -94,31 +94,64 @@ func healthyInstances(m member) uint32 {
 	return 1
 }
 
+// Candidate is an inbound behind a service of this zone.
+type Candidate struct {
+	// Proxy is its Dataplane, and Inbound the section of it.
+	Proxy   mesh.Key
+	Inbound string
+	// Host that calls go to; empty when the address cannot be one.
+	Host Host
+	// Out says why calls do not go there; empty when they do.
+	Out string
+}
+
+// Candidates are the inbounds behind one port of a service of this zone, those
+// that get no calls included.
+func Candidates(r Reader, service mesh.Key, port uint32) []Candidate {
+	o, ok := r.Get(service)
+	if !ok || o.Zone != r.Zone() {
+		return nil
+	}
+	var out []Candidate
+	for _, m := range membersOf(r, o, port) {
+		eachCandidate(r, m, func(c Candidate) { out = append(out, c) })
+	}
+	return out
+}
+
 // localHosts are the ready inbounds behind a service of this zone.
 func localHosts(r Reader, m member) []Host {
 	var hosts []Host
+	eachCandidate(r, m, func(c Candidate) {
+		if c.Out == "" {
+			hosts = append(hosts, c.Host)
+		}
+	})
+	return hosts
+}
+
+func eachCandidate(r Reader, m member, yield func(Candidate)) {
 	for _, dp := range ServiceProxies(r, m.service.Mesh, m.spec) {
 		spec, ok := dp.Decoded.(*mesh.Dataplane)
 		if !ok {
 			continue
 		}
 		status := StatusOf(dp)
-		if !status.Connected || status.Draining {
-			continue
-		}
-		for _, in := range spec.Networking.Inbound {
-			class, instance := inboundOf(&in, &spec.Networking)
-			if !isTarget(m.port, class) || !ready(in, class.Name, status) {
+		for i := range spec.Networking.Inbound {
+			in := &spec.Networking.Inbound[i]
+			class, instance := inboundOf(in, &spec.Networking)
+			if !isTarget(m.port, class) {
 				continue
 			}
-			ip, err := netip.ParseAddr(instance.Address)
-			if err != nil || ip.Zone() != "" {
-				continue // one bad address would make Envoy refuse the whole set
+			c := Candidate{Proxy: dp.Key, Inbound: class.Name, Out: outOf(in, class.Name, status)}
+			if ip, err := netip.ParseAddr(instance.Address); err == nil && ip.Zone() == "" {
+				c.Host = Host{Address: ip.Unmap().String(), Port: class.Port, Zone: r.Zone(), Weight: 1}
+			} else if c.Out == "" { // one bad address would make Envoy refuse the whole set
+				c.Out = "its address is no IP address"
 			}
-			hosts = append(hosts, Host{Address: ip.Unmap().String(), Port: class.Port, Zone: r.Zone(), Weight: 1})
+			yield(c)
 		}
 	}
-	return hosts
 }
 
 // isTarget reports whether an inbound is what a service's port leads to.
@@ -133,11 +166,21 @@ func isTarget(p mesh.ServicePort, in ClassInbound) bool {
 	}
 }
 
-func ready(in mesh.Inbound, name string, status mesh.DataplaneStatus) bool {
-	if in.State != "" && in.State != mesh.StateReady || in.Health != nil && !in.Health.Ready {
-		return false
+// outOf says why an inbound gets no calls; "" when it does.
+func outOf(in *mesh.Inbound, name string, status mesh.DataplaneStatus) string {
+	switch {
+	case !status.Connected:
+		return "not connected: its agent's stream is gone"
+	case status.Draining:
+		return "draining: it is about to stop"
+	case in.State != "" && in.State != mesh.StateReady:
+		return "its inbound has state " + in.State
+	case in.Health != nil && !in.Health.Ready:
+		return "its inbound is declared not ready"
+	case slices.Contains(status.NotReady, name):
+		return "not ready: its application does not answer, or its Envoy is not configured yet"
 	}
-	return !slices.Contains(status.NotReady, name)
+	return ""
 }
 
 // StatusOf decodes what the zone knows of a proxy. What cannot be read is a
