@@ -52,6 +52,8 @@ func (i inspector) Inspect(ctx context.Context, q wire.Question, w io.Writer) er
 	switch q.What {
 	case "proxies":
 		return i.proxies(ctx, q.Mesh, w)
+	case "explain":
+		return i.explain(ctx, q, w)
 	case wire.WhatPlan:
 		return i.plan(ctx, q, w)
 	default:
@@ -98,7 +100,7 @@ func (i inspector) proxies(ctx context.Context, meshName string, w io.Writer) er
 			if meshName != "" && k.Mesh != meshName {
 				continue
 			}
-			s := ProxyState{Mesh: k.Mesh, Name: k.Name, State: []string{"present", "presumed", "lost"}[p.presence], InSync: i.e.cfg.delta.InSync(p.node)}
+			s := ProxyState{Mesh: k.Mesh, Name: k.Name, State: presenceName(p.presence), InSync: i.e.cfg.delta.InSync(p.node)}
 			if p.class != nil {
 				s.Class = p.class.ir.ID
 			}
@@ -116,6 +118,9 @@ func (i inspector) proxies(ctx context.Context, meshName string, w io.Writer) er
 	}
 	return writeJSON(w, out)
 }
+
+// presenceName says whether a proxy is there.
+func presenceName(p presence) string { return []string{"present", "presumed", "lost"}[p] }
 
 func writeJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)

@@ -66,12 +66,11 @@ func destinationHosts(r Reader, ref EndpointRef) []Host {
 				hosts = append(hosts, h)
 			}
 		default:
-			weight := healthyInstances(m)
-			if weight == 0 || m.spec.State == mesh.StateUnavailable || !hasGateway(r, o.Mesh, m.service.Zone) {
-				continue
+			if c := remoteCandidate(r, m); c.Out == "" {
+				h := c.Host
+				h.Priority, h.Peer = remote, p.Name
+				hosts = append(hosts, h)
 			}
-			hosts = append(hosts, Host{Zone: m.service.Zone, Priority: remote, Weight: weight,
-				Peer: p.Name, Gateway: GatewayName(o.Mesh, m.service.Zone)})
 		}
 	}
 	return hosts
@@ -105,18 +104,35 @@ type Candidate struct {
 	Out string
 }
 
-// Candidates are the inbounds behind one port of a service of this zone, those
-// that get no calls included.
+// Candidates are the inbounds behind one port of a MeshService, those that get no
+// calls included. A service of another zone is one candidate without a proxy.
 func Candidates(r Reader, service mesh.Key, port uint32) []Candidate {
 	o, ok := r.Get(service)
-	if !ok || o.Zone != r.Zone() {
+	if !ok {
 		return nil
 	}
 	var out []Candidate
 	for _, m := range membersOf(r, o, port) {
-		eachCandidate(r, m, func(c Candidate) { out = append(out, c) })
+		if m.local(r) {
+			eachCandidate(r, m, func(c Candidate) { out = append(out, c) })
+		} else {
+			out = append(out, remoteCandidate(r, m))
+		}
 	}
 	return out
+}
+
+// remoteCandidate is a service of another zone, behind that zone's gateway.
+func remoteCandidate(r Reader, m member) Candidate {
+	zone := m.service.Zone
+	c := Candidate{Host: Host{Zone: zone, Weight: healthyInstances(m), Gateway: GatewayName(m.service.Mesh, zone)}}
+	switch {
+	case c.Host.Weight == 0 || m.spec.State == mesh.StateUnavailable:
+		c.Out = "zone " + zone + " reports no healthy instance"
+	case !hasGateway(r, m.service.Mesh, zone):
+		c.Out = "zone " + zone + " has no usable MeshZoneAddress"
+	}
+	return c
 }
 
 // localHosts are the ready inbounds behind a service of this zone.

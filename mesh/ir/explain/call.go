@@ -3,7 +3,6 @@ package explain
 import (
 	"fmt"
 	"net/url"
-	"slices"
 	"strings"
 )
 
@@ -154,10 +153,4 @@ func (c *Call) Query() url.Values {
 		q.Add("header", h.Name+"="+h.Value)
 	}
 	return q
-}
-
-// sortedUnique sorts and drops repetitions.
-func sortedUnique(list []string) []string {
-	slices.Sort(list)
-	return slices.Compact(list)
 }
