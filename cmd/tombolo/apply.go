@@ -58,7 +58,7 @@ behind at the end of the time.`,
 			err = c.call(cmd.Context(), http.MethodPut, "/resources", query, "application/yaml", body, &out)
 			var r *refusal
 			if errors.As(err, &r) {
-				return &exitError{exitFailed, explain(r, places)}
+				return &exitError{exitFailed, refused(r, places)}
 			}
 			if err != nil {
 				return err

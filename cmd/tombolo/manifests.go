@@ -129,8 +129,8 @@ func bundle(sources []source) (body []byte, places []place, err error) {
 	return append(bytes.Join(parts, []byte("\n---\n")), '\n'), places, nil
 }
 
-// explain names the files of a refusal's documents.
-func explain(r *refusal, places []place) string {
+// refused names the files of a refusal's documents.
+func refused(r *refusal, places []place) string {
 	var lines []string
 	for _, x := range r.Invalid {
 		at := fmt.Sprintf("document %d", x.Document)

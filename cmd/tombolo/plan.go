@@ -75,7 +75,7 @@ refused; 4 nothing is known, since a zone did not answer; 5 global cannot be rea
 			err = c.call(cmd.Context(), http.MethodPost, "/plan", query, "application/yaml", body, &out)
 			var r *refusal
 			if errors.As(err, &r) {
-				return &exitError{exitPlanFailed, explain(r, places)}
+				return &exitError{exitPlanFailed, refused(r, places)}
 			}
 			if err != nil {
 				return planFailed(err)

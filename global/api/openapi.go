@@ -11,6 +11,7 @@ import (
 
 	"github.com/tombolo-mesh/tombolo/global/sync"
 	"github.com/tombolo-mesh/tombolo/mesh"
+	"github.com/tombolo-mesh/tombolo/mesh/ir/explain"
 	"github.com/tombolo-mesh/tombolo/mesh/schema"
 )
 
@@ -45,6 +46,7 @@ func components() map[string]any {
 		"ZoneOverviews": ZoneOverviews{}, "TokenRequest": TokenRequest{}, "TokenResponse": TokenResponse{},
 		"RevocationRequest": RevocationRequest{}, "RevocationList": RevocationList{}, "Index": Index{}, "WhoAmI": WhoAmI{},
 		"KindList": KindList{}, "Health": Health{}, "InstanceList": InstanceList{}, "Planned": Planned{},
+		"Explanation": explain.Explanation{},
 	}
 }
 
@@ -216,6 +218,8 @@ func shapeOf(t reflect.Type) object {
 		return object{"type": "boolean"}
 	case reflect.String:
 		return object{"type": "string"}
+	case reflect.Float64:
+		return object{"type": "number"}
 	case reflect.Slice:
 		return object{"type": "array", "items": shapeOf(t.Elem())}
 	case reflect.Map:

@@ -66,6 +66,7 @@ func problem(status int, format string, args ...any) *Problem {
 		http.StatusUnsupportedMediaType:  "unsupported-media-type",
 		http.StatusUnprocessableEntity:   "invalid",
 		http.StatusTooManyRequests:       "too-many-requests",
+		http.StatusNotImplemented:        "not-supported",
 		http.StatusServiceUnavailable:    "unavailable",
 		http.StatusGatewayTimeout:        "timeout",
 	}[status]
