@@ -5,7 +5,7 @@ ENVOY    = $(shell $(GO) run ./internal/envoybin)
 KUBELAB := .cache/kubelab
 SOURCES := $(shell find . -name '*.go' -not -path './.cache/*') go.mod go.sum
 
-.PHONY: help build demo test e2e e2e-kube conformance lint audit generate verify bench fuzz clean tools
+.PHONY: help build demo test e2e e2e-kube conformance lint audit generate verify bench bench-full fuzz clean tools
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -65,8 +65,13 @@ verify: generate ## fail when something derived is stale
 	  { echo "$$stale"; git diff -- proto mesh/schema docs/reference deploy/helm/tombolo/files/crds; echo "stale, or not committed: make generate"; exit 1; }
 	$(GO) mod verify
 
-bench: build ## the budgets of docs/bench.md, measured here
-	TOMBOLO_ENVOY="$(ENVOY)" $(GO) run ./bench
+bench: build ## the budgets of docs/bench.md, measured here and written there, in less than 5 minutes
+	@$(GO) build -trimpath -o $(BIN)/bench ./bench
+	TOMBOLO_ENVOY="$(ENVOY)" $(BIN)/bench -write
+
+bench-full: build ## the scenarios that take longer; RUN=name,name for some
+	@$(GO) build -trimpath -o $(BIN)/bench ./bench
+	TOMBOLO_ENVOY="$(ENVOY)" $(BIN)/bench $(if $(RUN),-run '$(RUN)',-full -write)
 
 fuzz: ## every fuzz target for a while (FUZZTIME=30s each)
 	@for p in $$(grep -rl '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \

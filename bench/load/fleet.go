@@ -1,0 +1,256 @@
+package load
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+	"unique"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc"
+)
+
+// perConnection is how many agents, or light proxies, share a connection.
+const perConnection = 16
+
+// Config of a Fleet.
+type Config struct {
+	// Address of the zone, host:port.
+	Address string
+	// TLS to reach it.
+	TLS *tls.Config
+	// Dials bounds the connections that are made at once, default 64.
+	Dials int
+	// Refuse says why a response is not accepted; nil or "": it is.
+	Refuse func(*discoveryv3.DeltaDiscoveryResponse) string
+}
+
+// Spec of a proxy.
+type Spec struct {
+	// Name of the Dataplane.
+	Name string
+	// Node id.
+	Node string
+	// Token of the workload.
+	Token string
+	// Dataplane manifest.
+	Dataplane string
+	// Names: its agent serves names, as beside a transparent proxy.
+	Names bool
+	// Light proxies share a connection with others: they are there to be called.
+	Light bool
+}
+
+// Fleet is the proxies of one zone.
+type Fleet struct {
+	cfg     Config
+	refs    references
+	watches watches
+	dials   chan struct{}
+
+	mu      sync.Mutex
+	proxies []*Proxy
+	byName  map[string]*Proxy
+	agents  *grpc.ClientConn
+	inAgent int
+	lights  *grpc.ClientConn
+	inLight int
+	conns   []*grpc.ClientConn
+	errs    map[string]int
+	last    error
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// New makes a fleet of nobody; Close ends it.
+func New(ctx context.Context, cfg Config) *Fleet {
+	if cfg.Dials == 0 {
+		cfg.Dials = 64
+	}
+	cfg.TLS = clientTLS(cfg.TLS)
+	f := &Fleet{cfg: cfg, dials: make(chan struct{}, cfg.Dials), byName: map[string]*Proxy{}, errs: map[string]int{}}
+	f.ctx, f.cancel = context.WithCancel(ctx)
+	return f
+}
+
+// Add starts proxies and their agents.
+func (f *Fleet) Add(specs ...Spec) error {
+	for _, s := range specs {
+		p, err := f.add(s)
+		if err != nil {
+			return err
+		}
+		if s.Dataplane != "" {
+			f.wg.Go(func() { p.agent.run(f.ctx) })
+		}
+		f.wg.Go(func() { p.run(f.ctx) })
+	}
+	return nil
+}
+
+func (f *Fleet) add(s Spec) (*Proxy, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	conn, err := f.shared(&f.agents, &f.inAgent)
+	if err != nil {
+		return nil, err
+	}
+	p := &Proxy{Node: s.Node, fleet: f, agent: &agent{fleet: f, spec: s, conn: conn, joined: make(chan struct{})},
+		have: map[string]map[unique.Handle[string]]unique.Handle[string]{}, refs: map[key][]key{}, subs: map[key]int{}}
+	if s.Light {
+		if p.light, err = f.shared(&f.lights, &f.inLight); err != nil {
+			return nil, err
+		}
+	}
+	f.proxies = append(f.proxies, p)
+	f.byName[s.Name] = p
+	return p, nil
+}
+
+// shared is a connection with a free place.
+func (f *Fleet) shared(conn **grpc.ClientConn, used *int) (*grpc.ClientConn, error) {
+	if *conn == nil || *used == perConnection {
+		c, err := grpc.NewClient("passthrough:///"+f.cfg.Address, f.dialOptions()...)
+		if err != nil {
+			return nil, err
+		}
+		*conn, *used = c, 0
+		f.conns = append(f.conns, c)
+	}
+	*used++
+	return *conn, nil
+}
+
+// Proxies are all.
+func (f *Fleet) Proxies() []*Proxy {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]*Proxy(nil), f.proxies...)
+}
+
+// Health tells the zone which inbounds of a proxy do not answer.
+func (f *Fleet) Health(name string, notReady ...string) error {
+	f.mu.Lock()
+	p := f.byName[name]
+	f.mu.Unlock()
+	if p == nil {
+		return fmt.Errorf("no proxy %s", name)
+	}
+	return p.agent.health(notReady)
+}
+
+// Watch times a resource's next arrival at every proxy that holds it now. Close it.
+func (f *Fleet) Watch(typeURL, name string) (w *Watch, end func()) {
+	var holders []*Proxy
+	for _, p := range f.Proxies() {
+		if !p.aside.Load() && p.Has(typeURL, name) {
+			holders = append(holders, p)
+		}
+	}
+	w = newWatch(holders)
+	w.typeURL, w.name = typeURL, name
+	f.watches.add(w)
+	return w, func() { f.watches.remove(w) }
+}
+
+// WatchMark times responses of any publication after a revision, at every proxy.
+func (f *Fleet) WatchMark(after int64) (w *Watch, end func()) {
+	w = newWatch(f.Proxies())
+	w.after = after
+	f.watches.add(w)
+	return w, func() { f.watches.remove(w) }
+}
+
+// Settle waits until every proxy has all it asked for and nothing came for a while.
+func (f *Fleet) Settle(ctx context.Context, quiet time.Duration) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		late, last := 0, int64(0)
+		for _, p := range f.Proxies() {
+			if p.streams.Load() == 0 || !p.complete() {
+				late++
+			}
+			last = max(last, p.last.Load())
+		}
+		if late == 0 && time.Since(time.Unix(0, last)) > quiet {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			return fmt.Errorf("%d of %d proxies are not configured (%v; last: %w)", late, len(f.proxies), f.errs, f.last)
+		case <-tick.C:
+		}
+	}
+}
+
+// Connected counts the proxies with an open stream.
+func (f *Fleet) Connected() int {
+	n := 0
+	for _, p := range f.Proxies() {
+		if p.streams.Load() > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// LastResponse is when any proxy received something last.
+func (f *Fleet) LastResponse() time.Time {
+	last := int64(0)
+	for _, p := range f.Proxies() {
+		last = max(last, p.last.Load())
+	}
+	return time.Unix(0, last)
+}
+
+// Close ends every stream.
+func (f *Fleet) Close() {
+	f.cancel()
+	f.wg.Wait()
+	for _, c := range f.conns {
+		_ = c.Close() // it has no streams any more
+	}
+}
+
+// turn waits for a place among those that dial; took gives it back.
+func (f *Fleet) turn(ctx context.Context) error {
+	select {
+	case f.dials <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (f *Fleet) took() { <-f.dials }
+
+func (f *Fleet) refused(r *discoveryv3.DeltaDiscoveryResponse) string {
+	if f.cfg.Refuse == nil {
+		return ""
+	}
+	return f.cfg.Refuse(r)
+}
+
+func (f *Fleet) jitter(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (0.5 + rand.Float64()))
+}
+
+func (f *Fleet) failed(who string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	kind := "proxies"
+	if len(who) > 5 && who[:5] == "agent" {
+		kind = "agents"
+	}
+	f.errs[kind]++
+	f.last = errors.Join(err)
+}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+)
+
+// row is one line of the table.
+type row struct {
+	what   string
+	got    float64
+	budget float64 // 0: for comparison only
+	unit   string
+	floor  float64 // how many times what the floor took; 0: not compared
+}
+
+func format(rows []row) string {
+	var b strings.Builder
+	b.WriteString("| what | measured | budget | × floor |\n|---|---|---|---|\n")
+	for _, r := range rows {
+		budget, floor := "for comparison", ""
+		if r.budget > 0 {
+			budget = fmt.Sprintf("≤ %g %s", r.budget, r.unit)
+			if r.got > r.budget {
+				budget += ", missed"
+			}
+		}
+		if r.floor > 0 {
+			floor = fmt.Sprintf("%.1f", r.floor)
+		}
+		fmt.Fprintf(&b, "| %s | %s %s | %s | %s |\n", r.what, number(r.got), r.unit, budget, floor)
+	}
+	return b.String()
+}
+
+// number with three digits that count, never in powers of ten.
+func number(v float64) string {
+	if v >= 1000 {
+		return fmt.Sprintf("%.0f", v)
+	}
+	return fmt.Sprintf("%.3g", v)
+}
+
+func missed(rows []row) error {
+	var err error
+	for _, r := range rows {
+		if r.budget > 0 && r.got > 2*r.budget {
+			err = errors.Join(err, fmt.Errorf("%s: %.3g %s, more than twice the budget of %g", r.what, r.got, r.unit, r.budget))
+		}
+	}
+	return err
+}
+
+// record replaces what stands between the markers of a name in docs/bench.md.
+func record(name, table string) error {
+	const path = "docs/bench.md"
+	begin, end := "<!-- "+name+" -->\n", "<!-- /"+name+" -->"
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	head, rest, ok := strings.Cut(string(text), begin)
+	_, tail, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		return fmt.Errorf("%s has lost its markers", path)
+	}
+	commit, err := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
+	if err != nil {
+		return fmt.Errorf("git rev-parse: %w", err)
+	}
+	stamp := fmt.Sprintf("%s, commit %s, %s\n\n", time.Now().UTC().Format("2006-01-02"), strings.TrimSpace(string(commit)), machine())
+	return os.WriteFile(path, []byte(head+begin+stamp+table+end+tail), 0o644)
+}
+
+// machine is the processor and how many there are.
+func machine() string {
+	info, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return "unknown processor"
+	}
+	model, cores := "unknown processor", 0
+	for line := range strings.Lines(string(info)) {
+		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+			model, cores = strings.TrimSpace(value), cores+1
+		}
+	}
+	return fmt.Sprintf("%d cores, %s", cores, model)
+}
