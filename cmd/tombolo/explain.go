@@ -122,7 +122,12 @@ func (p *page) line(depth int, format string, args ...any) {
 func printExplanation(w io.Writer, x *explain.Explanation) error {
 	p := &page{}
 	p.line(0, "%s", strings.ToUpper(string(x.Verdict.Outcome)))
-	p.line(0, "%s", x.Verdict.Text)
+	if len(x.Verdict.Shares) == 0 {
+		p.line(0, "%s", x.Verdict.Text)
+	}
+	for _, s := range x.Verdict.Shares {
+		p.line(0, "%5s of calls: %s", explain.Percent(s.Percent), s.Text)
+	}
 	p.line(0, "")
 	p.caller(&x.Caller)
 	if x.Destination != nil {
