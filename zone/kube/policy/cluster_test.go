@@ -338,7 +338,7 @@ func TestResourcesOnARealCluster(t *testing.T) {
 		return apierrors.IsNotFound(err)
 	})
 	// Changed here by somebody: it is as global wrote it again, once.
-	for _, patch := range []string{`{"spec":{"rules":[{"default":{"idleTimeout":"3s"}}]}}`, `{"metadata":{"labels":{"tombolo.io/mesh":"other"}}}`} {
+	for _, patch := range []string{`{"spec":{"rules":[{"default":{"idleTimeout":"3s"}}]}}`, `{"metadata":{"labels":{"tombolo.io/display-name":"other"}}}`} {
 		if _, err := copies.Patch(t.Context(), a.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
 			t.Fatal(err)
 		}
@@ -348,7 +348,7 @@ func TestResourcesOnARealCluster(t *testing.T) {
 				return false
 			}
 			text, _ := json.Marshal(u.Object["spec"])
-			return strings.Contains(string(text), `"9s"`) && u.GetLabels()[mesh.LabelMesh] == "default"
+			return strings.Contains(string(text), `"9s"`) && u.GetLabels()[mesh.LabelDisplayName] == a.Name
 		})
 	}
 	if err := copies.Delete(t.Context(), a.Name, metav1.DeleteOptions{}); err != nil {
