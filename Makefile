@@ -28,6 +28,8 @@ e2e: build ## the laboratory: zones in network namespaces, faults under traffic 
 	TOMBOLO_ENVOY="$(ENVOY)" TOMBOLO_E2E=1 $(GO) test -timeout 40m -count=1 -v ./e2e/...
 
 e2e-kube: build $(KUBELAB)/built $(KUBELAB)/images ## two Kubernetes clusters and a VM zone (root); RUN=TestKube//strict for a part
+	$(if $(RUN),,TOMBOLO_HELM=$(abspath $(KUBELAB))/bin/helm $(GO) test -count=1 ./deploy/helm)
+	$(if $(RUN),,e2e/kube/rooms.sh $(abspath $(KUBELAB)))
 	TOMBOLO_E2E_KUBE=1 TOMBOLO_REQUIRE_POSTGRES=1 TOMBOLO_ENVOY="$(ENVOY)" \
 	  $(GO) test -p 1 -timeout 55m -count=1 -v $(if $(RUN),-run '$(RUN)') ./e2e/kube/...
 

@@ -59,7 +59,7 @@ globalControlPlane:
 func TestSameAsHelm(t *testing.T) {
 	binary := os.Getenv("TOMBOLO_HELM")
 	if binary == "" {
-		t.Skip("set TOMBOLO_HELM to a helm binary; e2e/kubelab/build.sh builds one")
+		t.Skip("TOMBOLO_HELM names no helm binary: make e2e-kube builds one and runs this with it")
 	}
 	for name, values := range map[string]string{
 		"minimal":    minimal,

@@ -25,12 +25,12 @@ import (
 	"github.com/tombolo-mesh/tombolo/zone/platform"
 )
 
-// realCluster connects to the cluster of TOMBOLO_KUBE, a kubeconfig, or skips.
+// realCluster connects to the cluster of TOMBOLO_KUBECONFIG, or skips.
 func realCluster(t *testing.T) *cluster.Client {
 	t.Helper()
-	path := os.Getenv("TOMBOLO_KUBE")
+	path := os.Getenv("TOMBOLO_KUBECONFIG")
 	if path == "" {
-		t.Skip("TOMBOLO_KUBE is not set to a kubeconfig")
+		t.Skip("TOMBOLO_KUBECONFIG names no cluster: make e2e-kube makes one")
 	}
 	c, err := cluster.Connect(cluster.Config{Kubeconfig: path, Component: "tombolo-test"})
 	if err != nil {

@@ -31,7 +31,7 @@ func realCluster(t *testing.T) (*cluster.Client, string) {
 	t.Helper()
 	path := os.Getenv("TOMBOLO_KUBECONFIG")
 	if path == "" {
-		t.Skip("TOMBOLO_KUBECONFIG names no cluster")
+		t.Skip("TOMBOLO_KUBECONFIG names no cluster: make e2e-kube makes one")
 	}
 	c, err := cluster.Connect(cluster.Config{Kubeconfig: path})
 	if err != nil {
