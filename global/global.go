@@ -52,12 +52,16 @@ const (
 	DefaultZoneAddress = ":5685"
 )
 
+// Bounds of the change log.
+const (
+	DefaultHistorySize = 200_000
+	DefaultHistoryAge  = 30 * 24 * time.Hour
+)
+
 const (
 	shutdownTime = 10 * time.Second
 	retryStore   = time.Second
 	compactEvery = 10 * time.Minute
-	// defaultKeep is how many changes the log keeps.
-	defaultKeep = 200_000
 )
 
 // Config of a global control plane.
@@ -85,9 +89,10 @@ type Config struct {
 	NoDefaultMesh bool
 	// NewAdminToken writes a new administrator's token, for who lost the first.
 	NewAdminToken bool
-	// KeepChanges is how many changes the log keeps, default 200,000. A zone that
-	// was away for longer gets a snapshot.
-	KeepChanges int64
+	// HistorySize is how many changes the log keeps, default 200,000, and HistoryAge
+	// for how long, default 30 days. A zone that was away for longer gets a snapshot.
+	HistorySize int64
+	HistoryAge  time.Duration
 	// Version of the software.
 	Version string
 	// Logger, default discards.
@@ -109,8 +114,8 @@ func New(cfg Config) (*Global, error) {
 	if cfg.DataDir == "" {
 		return nil, errors.New("a data directory is required")
 	}
-	if cfg.KeepChanges < 0 {
-		return nil, errors.New("the number of changes to keep must not be negative")
+	if cfg.HistorySize < 0 || cfg.HistoryAge < 0 {
+		return nil, errors.New("size and age of the history must not be negative")
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -126,8 +131,11 @@ func New(cfg Config) (*Global, error) {
 			*d.field = d.fallback
 		}
 	}
-	if cfg.KeepChanges == 0 {
-		cfg.KeepChanges = defaultKeep
+	if cfg.HistorySize == 0 {
+		cfg.HistorySize = DefaultHistorySize
+	}
+	if cfg.HistoryAge == 0 {
+		cfg.HistoryAge = DefaultHistoryAge
 	}
 	if cfg.AdvertiseAddress != "" {
 		if err := peers.CheckAddress(withPort(cfg.AdvertiseAddress, "5685")); err != nil {
@@ -343,7 +351,8 @@ func (g *Global) serve(ctx context.Context, st store.Store, shared *shared, toke
 	if others != nil {
 		group.Go(func() error { return others.Run(ctx, fleet) })
 	}
-	group.Go(func() error { return g.compact(ctx, st) })
+	history := newHistorian(g.cfg, st, reg)
+	group.Go(func() error { return g.runHistory(ctx, history) })
 	g.log.Info("global serves", "api", g.apiAddr.String(), "zones", g.zones.String(), "instance", cfg.Instance, "version", g.cfg.Version)
 	close(g.started)
 	err = group.Wait()
@@ -407,26 +416,6 @@ func (g *Global) serveZones(ctx context.Context, fleet *sync.Server, others *pee
 	}
 	<-done
 	return nil
-}
-
-// compact bounds the change log.
-func (g *Global) compact(ctx context.Context, st store.Store) error {
-	tick := time.NewTicker(compactEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		head, err := st.Head(ctx)
-		if err == nil && head.Revision > mesh.Revision(g.cfg.KeepChanges) {
-			err = st.Compact(ctx, head.Revision-mesh.Revision(g.cfg.KeepChanges))
-		}
-		if err != nil && ctx.Err() == nil {
-			g.log.Warn("change log not compacted", "err", err)
-		}
-	}
 }
 
 // keep replaces a file of the data directory as a whole.

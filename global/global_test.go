@@ -212,7 +212,7 @@ func TestConfigIsChecked(t *testing.T) {
 		"address":      {DataDir: "x", APIAddress: "nonsense"},
 		"half a pair":  {DataDir: "x", CertFile: "cert.pem"},
 		"no address":   {DataDir: "x", AdvertiseAddress: "0.0.0.0:5685"},
-		"negative":     {DataDir: "x", KeepChanges: -1},
+		"negative":     {DataDir: "x", HistorySize: -1},
 	} {
 		if _, err := New(cfg); err == nil {
 			t.Errorf("%s: accepted", name)

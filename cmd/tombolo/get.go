@@ -26,6 +26,7 @@ type getOptions struct {
 	all        bool
 	labels     []string
 	limit      int
+	facts      bool
 }
 
 func getCommand() *cobra.Command {
@@ -77,6 +78,7 @@ share a database. What -o yaml prints can be applied again.`,
 	f.BoolVarP(&o.all, "all-meshes", "A", false, "resources of every mesh")
 	f.StringVar(&o.name, "name", "", "only those whose name contains this")
 	f.StringArrayVarP(&o.labels, "label", "l", nil, "only those with this label, key=value; may be repeated")
+	f.BoolVar(&o.facts, "facts", false, "of changes, also what zones told")
 	f.IntVar(&o.limit, "limit", 1000, "most to show")
 	return cmd
 }
@@ -255,37 +257,7 @@ func getChanges(cmd *cobra.Command, c *client, o getOptions, args []string) erro
 		}
 		return printAll(cmd.OutOrStdout(), o.output, []json.RawMessage{raw})
 	}
-	var all []api.ChangeEntry
-	query := url.Values{"size": {strconv.Itoa(min(o.limit, 1000))}}
-	for len(all) < o.limit {
-		var page api.ChangeList
-		if err := c.get(cmd.Context(), "/changes", query, &page); err != nil {
-			return err
-		}
-		all = append(all, page.Items...)
-		if page.Next == nil || len(page.Items) == 0 {
-			break
-		}
-		query.Set("before", strconv.FormatInt(int64(all[len(all)-1].Revision), 10))
-	}
-	all = all[:min(len(all), o.limit)]
-	if o.output != asTable {
-		data, err := json.Marshal(all)
-		if err != nil {
-			return err
-		}
-		return printAll(cmd.OutOrStdout(), o.output, []json.RawMessage{data})
-	}
-	rows := [][]string{{"REVISION", "AGE", "AUTHOR", "WHAT", "RESOURCE"}}
-	for _, e := range all {
-		did := "put"
-		if e.Deleted {
-			did = "delete"
-		}
-		rows = append(rows, []string{strconv.FormatInt(int64(e.Revision), 10), age(e.Time), e.Author, did,
-			label(mesh.Key{Kind: e.Kind, Mesh: e.Mesh, Zone: e.Zone, Name: e.Name})})
-	}
-	return table(cmd.OutOrStdout(), rows)
+	return getWrites(cmd, c, o.output, o.limit, o.facts)
 }
 
 func orDash(s string) string {

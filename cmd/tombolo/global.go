@@ -64,7 +64,9 @@ makes its own certificate authority (ca.pem), the keys that encrypt Secrets
 	f.StringVar(&cfg.KeyFile, "tls-key", "", "key of --tls-cert")
 	f.BoolVar(&cfg.NoDefaultMesh, "no-default-mesh", false, `do not create the mesh "default" at first start`)
 	f.BoolVar(&cfg.NewAdminToken, "new-admin-token", false, "write another administrator's token to the data directory")
-	f.Int64Var(&cfg.KeepChanges, "keep-changes", 200_000, "changes that the log keeps")
+	f.Int64Var(&cfg.HistorySize, "history-size", global.DefaultHistorySize, "changes that the log keeps")
+	cfg.HistoryAge = global.DefaultHistoryAge
+	f.Var((*days)(&cfg.HistoryAge), "history-age", "for how long the log keeps changes, as 30d or 720h")
 	logFlags(cmd, &level, &format)
 	return cmd
 }

@@ -90,7 +90,7 @@ Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 a proxy rejected the c
 			root.AddCommand(c)
 		}
 	}
-	group("people", applyCommand(), planCommand(), getCommand(), deleteCommand(), validateCommand(), convertCommand(), waitCommand(), inspectCommand(), explainCommand(), tokenCommand(), configCommand(), installCommand(), uninstallCommand(), checkCommand())
+	group("people", applyCommand(), planCommand(), getCommand(), deleteCommand(), validateCommand(), convertCommand(), waitCommand(), rolloutCommand(), inspectCommand(), explainCommand(), tokenCommand(), configCommand(), installCommand(), uninstallCommand(), checkCommand())
 	group("planes", planes()...)
 	root.AddCommand(versionCommand())
 	for _, c := range root.Commands() {

@@ -42,7 +42,9 @@ func NewPlanner(at Position, now time.Time, read func(mesh.Key) (mesh.Resource, 
 func (p *Planner) Fences(newest map[string]int64) { p.fences = newest }
 
 // Add plans one batch, after those before it. On an error the batch has no
-// effect and the planner can go on with the next.
+// effect and the planner can go on with the next. Each batch has a time of its
+// own, a microsecond after the one before at least, so that the changes that were
+// written together are those of one author and time.
 func (p *Planner) Add(author string, ops []Op) (Position, error) {
 	batch := Planner{at: p.at, now: p.now, read: p.current, state: map[mesh.Key]*mesh.Resource{}}
 	for i := range ops {
@@ -52,6 +54,9 @@ func (p *Planner) Add(author string, ops []Op) (Position, error) {
 		if err := batch.op(author, &ops[i]); err != nil {
 			return Position{}, err
 		}
+	}
+	if len(batch.entries) > 0 {
+		p.now = p.now.Add(time.Microsecond)
 	}
 	maps.Copy(p.state, batch.state)
 	p.entries = append(p.entries, batch.entries...)

@@ -127,6 +127,20 @@ func (s *sealed) Changes(ctx context.Context, after mesh.Revision, limit int) ([
 	return changes, nil
 }
 
+// History implements Store. It ends where a change was encrypted with a key that is gone.
+func (s *sealed) History(ctx context.Context, key mesh.Key, before mesh.Revision, limit int) ([]mesh.Change, error) {
+	changes, err := s.Store.History(ctx, key, before, limit)
+	if err != nil {
+		return nil, err
+	}
+	for i := range changes {
+		if changes[i].Resource, err = s.open(changes[i].Resource); err != nil {
+			return nil, fmt.Errorf("revision %d: %w: %w", changes[i].Revision, ErrCompacted, err)
+		}
+	}
+	return changes, nil
+}
+
 // Snapshot implements Store.
 func (s *sealed) Snapshot(ctx context.Context) (Position, iter.Seq2[mesh.Resource, error], error) {
 	at, all, err := s.Store.Snapshot(ctx)

@@ -105,6 +105,12 @@ type Store interface {
 	DigestAt(ctx context.Context, rev mesh.Revision) (Digest, error)
 	// Changes reads up to limit changes after a revision, in order without gaps, or ErrCompacted.
 	Changes(ctx context.Context, after mesh.Revision, limit int) ([]mesh.Change, error)
+	// Begin is the revision that the change log begins after: the last that was
+	// compacted, 0 when none was.
+	Begin(ctx context.Context) (mesh.Revision, error)
+	// History reads up to limit changes of one resource before a revision, newest
+	// first, as far as the log reaches back. A limit of 0 is MaxChanges.
+	History(ctx context.Context, key mesh.Key, before mesh.Revision, limit int) ([]mesh.Change, error)
 	// Snapshot reads every resource, consistent at the position returned. The
 	// sequence is bounded in memory and must be drained or broken off.
 	Snapshot(ctx context.Context) (Position, iter.Seq2[mesh.Resource, error], error)

@@ -210,6 +210,26 @@ func (s *MemStore) Changes(_ context.Context, after mesh.Revision, limit int) ([
 	return slices.Clone(s.state.log[after:min(int(after)+limit, len(s.state.log))]), nil
 }
 
+// Begin implements store.Store.
+func (s *MemStore) Begin(context.Context) (mesh.Revision, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.compacted, nil
+}
+
+// History implements store.Store.
+func (s *MemStore) History(_ context.Context, key mesh.Key, before mesh.Revision, limit int) ([]mesh.Change, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []mesh.Change
+	for _, c := range slices.Backward(s.state.log[s.state.compacted:min(int(before)-1, len(s.state.log))]) {
+		if c.Resource.Key == key && len(out) < store.ChangesLimit(limit) {
+			out = append(out, c)
+		}
+	}
+	return out, nil
+}
+
 // Snapshot implements store.Store.
 func (s *MemStore) Snapshot(context.Context) (store.Position, iter.Seq2[mesh.Resource, error], error) {
 	unlock, err := s.lock()

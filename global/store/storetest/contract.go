@@ -323,6 +323,61 @@ func testHistory(t *testing.T, h Harness) {
 	verify(t, h, s)
 }
 
+func testResourceHistory(t *testing.T, h Harness) {
+	s := h.open(t)
+	ctx := t.Context()
+	a, b := key(mesh.KindMeshTimeout, "a"), key(mesh.KindMeshTimeout, "b")
+	var want []mesh.Revision // of a, newest first
+	for i := range 5 {
+		at := write(t, s, put(b, fmt.Sprint(i)), put(a, fmt.Sprint(i)))
+		want = append([]mesh.Revision{at.Revision}, want...)
+	}
+	at := write(t, s, store.Op{Delete: true, Resource: mesh.Resource{Key: a}})
+	want = append([]mesh.Revision{at.Revision}, want...)
+	read := func(before mesh.Revision, limit int) (revs []mesh.Revision) {
+		list, err := s.History(ctx, a, before, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range list {
+			if c.Resource.Key != a || c.Deleted != (c.Revision == at.Revision) {
+				t.Errorf("a change of another: %+v", c)
+			}
+			revs = append(revs, c.Revision)
+		}
+		return revs
+	}
+	if got := read(at.Revision+1, 0); !slices.Equal(got, want) {
+		t.Errorf("history is %v, want %v", got, want)
+	}
+	if got := read(at.Revision, 2); !slices.Equal(got, want[1:3]) {
+		t.Errorf("two before the last are %v, want %v", got, want[1:3])
+	}
+	if got := read(1, 0); len(got) != 0 {
+		t.Errorf("before the first: %v", got)
+	}
+	if begin, err := s.Begin(ctx); err != nil || begin != 0 {
+		t.Errorf("the log begins after %d, %v", begin, err)
+	}
+	if err := s.Compact(ctx, want[2]); err != nil {
+		t.Fatal(err)
+	}
+	if begin, err := s.Begin(ctx); err != nil || begin != want[2] {
+		t.Errorf("the compacted log begins after %d, %v, want %d", begin, err, want[2])
+	}
+	if got := read(at.Revision+1, 0); !slices.Equal(got, want[:2]) {
+		t.Errorf("what is left is %v, want %v", got, want[:2])
+	}
+	// Changes that were written together are those of one author and time.
+	list, err := s.Changes(ctx, want[2], 0)
+	if err != nil || len(list) != 3 {
+		t.Fatalf("%v, %v", list, err)
+	}
+	if !list[0].Time.Equal(list[1].Time) || list[1].Time.Equal(list[2].Time) {
+		t.Errorf("times of writes: %v %v %v", list[0].Time, list[1].Time, list[2].Time)
+	}
+}
+
 func testCompaction(t *testing.T, h Harness) {
 	s := h.open(t)
 	const n = 12_000 // more than a step of every store

@@ -55,6 +55,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"a list of ten thousand", testManyResources},
 		{"bounds", testBounds},
 		{"history", testHistory},
+		{"history of a resource", testResourceHistory},
 		{"compaction", testCompaction},
 		{"waiting", testWait},
 		{"reopening", testReopen},

@@ -77,6 +77,20 @@ func Change(b []byte) (mesh.Change, error) {
 	return c, d.end()
 }
 
+// ChangeKey reads the key alone of what AppendChange wrote.
+func ChangeKey(b []byte) (mesh.Key, error) {
+	d := decoder{b: b}
+	d.version()
+	d.byte()
+	d.uvarint()
+	d.bytes()
+	d.time()
+	d.version()
+	k := mesh.Key{Kind: mesh.KindName(d.bytes())}
+	k.Mesh, k.Zone, k.Name = string(d.bytes()), string(d.bytes()), string(d.bytes())
+	return k, d.err
+}
+
 func appendText[T ~string | ~[]byte](b []byte, s T) []byte {
 	b = binary.AppendUvarint(b, uint64(len(s)))
 	return append(b, s...)
