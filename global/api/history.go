@@ -36,13 +36,6 @@ const (
 	maxDiffBytes = 64 << 10
 )
 
-// What became of a resource, beside created and updated.
-const (
-	actionDeleted = "deleted"
-	// actionPut is created or updated: the log does not reach back to what was before.
-	actionPut = "put"
-)
-
 // Changed is what a write did to one resource.
 type Changed struct {
 	// Revision of the change.
@@ -52,8 +45,7 @@ type Changed struct {
 	Mesh string        `json:"mesh,omitempty"`
 	Name string        `json:"name"`
 	Zone string        `json:"zone,omitempty"`
-	// Action is created, updated or deleted; put where the log does not reach back
-	// to what was before.
+	// Action is created, updated or deleted.
 	Action string `json:"action"`
 	// Diff of labels and spec, lines with - and +; not in lists, and never of a Secret.
 	Diff string `json:"diff,omitempty"`
