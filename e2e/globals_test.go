@@ -14,6 +14,9 @@ import (
 	"github.com/tombolo-mesh/tombolo/e2e/lab"
 )
 
+// hangNoticed is two keepalives, and time to dial.
+const hangNoticed = 17 * time.Second
+
 // twin is a fleet with two globals on one database: lab on the host hub and
 // lab2 on hub-2, which are also the contexts of the command line.
 type twin struct {
@@ -172,7 +175,7 @@ func (w *writer) count() int {
 // TestTwoGlobals is (l): two globals on one database answer alike for zones that
 // either may be connected to. The one that east is connected to is killed while
 // both write, under traffic; the other has the zones within 2 s, with everything
-// that was acknowledged, once, and without a snapshot.
+// that was acknowledged, once, and without a snapshot. Then one hangs for a while.
 func TestTwoGlobals(t *testing.T) {
 	w := newTwin(t)
 	check := w.denied()
@@ -233,6 +236,7 @@ func TestTwoGlobals(t *testing.T) {
 		return at["east"] == w.ids[survivor] && at["west"] == w.ids[survivor]
 	})
 	w.answersOf(victim)
+	w.hangs(survivor, victim)
 	traffic.Stop()
 	good, bad := traffic.Count(from, time.Now(), fromZone("west"))
 	w.report("east to west throughout", good, bad, 0)
@@ -240,6 +244,37 @@ func TestTwoGlobals(t *testing.T) {
 	if s := w.answers(w.zones["west"].web, remote, http.StatusForbidden); s.Status != http.StatusForbidden {
 		t.Errorf("west's web: %d", s.Status)
 	}
+}
+
+// hangs stops one global as it is, with the zones' streams open and perhaps a
+// write on its way. The zones notice and go to the other; once it goes on, what it
+// still has of them counts for nothing.
+func (w *twin) hangs(one, other string) {
+	w.t.Helper()
+	must(w.t, w.procs[one].Pause())
+	began := time.Now()
+	w.eventually(30*time.Second, "both zones are at the one that does not hang", func() bool {
+		at := w.home(other)
+		return at["east"] == w.ids[other] && at["west"] == w.ids[other]
+	})
+	took := time.Since(began)
+	w.t.Logf("the zones have left the one that hangs %s after it began to", took.Round(time.Millisecond))
+	if took > hangNoticed {
+		w.t.Errorf("the zones left after %s, must be within %s", took, hangNoticed)
+	}
+	west := w.zones["west"]
+	w.startBackend(west, "default", 1)
+	w.instance(w.zones["east"].web, remoteTCP, backendName(west, 1))
+	must(w.t, w.procs[one].Resume())
+	w.eventually(20*time.Second, "the one that hung knows where the zones are", func() bool {
+		out, err := w.at(one, "", "get", "zones")
+		return err == nil && strings.Count(out, w.ids[other]) == 2 && strings.Count(out, " online ") == 2
+	})
+	w.identify()
+	if out, err := w.at(one, "", "get", "dataplanes", "-m", "default"); err != nil || !strings.Contains(out, backendName(west, 1)) {
+		w.t.Errorf("what west told meanwhile is lost: %v\n%s", err, out)
+	}
+	w.instance(w.zones["east"].web, remoteTCP, backendName(west, 1))
 }
 
 // writtenOnce asserts that what was acknowledged is there, and is one change each.

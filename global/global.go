@@ -312,12 +312,17 @@ func (g *Global) serve(ctx context.Context, st store.Store, shared *shared, toke
 		return fmt.Errorf("listen for the API: %w", err)
 	}
 	defer apiListener.Close()
+	g.apiAddr = apiListener.Addr()
+	// Who finds both listening finds the file, too.
+	if err := g.keep(AddressFile, []byte("https://"+dialable(g.apiAddr)+"\n"), 0o644); err != nil {
+		return err
+	}
 	zoneListener, err := listen(ctx, g.cfg.ZoneAddress)
 	if err != nil {
 		return fmt.Errorf("listen for zones: %w", err)
 	}
 	defer zoneListener.Close()
-	g.apiAddr, g.zones = apiListener.Addr(), zoneListener.Addr()
+	g.zones = zoneListener.Addr()
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	cfg := sync.Config{Store: st, Authorize: tokens.Zone, Instance: instance(), Version: g.cfg.Version, Log: g.log, Registerer: reg}
@@ -338,9 +343,6 @@ func (g *Global) serve(ctx context.Context, st store.Store, shared *shared, toke
 			return nil
 		}})
 	if err != nil {
-		return err
-	}
-	if err := g.keep(AddressFile, []byte("https://"+dialable(g.apiAddr)+"\n"), 0o644); err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
