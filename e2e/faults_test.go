@@ -172,7 +172,7 @@ func TestLinkCut(t *testing.T) {
 	must(t, f.net.Cut("hub", "west"))
 	cut := time.Now()
 	// A change at global reaches east at once, and --wait says that west is away.
-	out, err := f.tryCLI(allowWeb("allow-west", "west"), "apply", "-f", "-", "--wait=20s")
+	out, err := f.tryCLI(allowWeb("allow-west", "west"), "apply", "-f", "-", "--wait=20s", "--yes")
 	if err == nil || !strings.Contains(out, "west") {
 		t.Errorf("apply --wait with a zone cut off returned %v and said %q; want an error that names west", err, out)
 	}

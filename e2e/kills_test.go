@@ -135,7 +135,7 @@ func TestKills(t *testing.T) {
 	must(t, f.db.Restart(t.Context()))
 	back = time.Now()
 	f.eventually(20*time.Second, "global writes again", func() bool {
-		_, err := f.tryCLI(allowWeb("allow-more", "east"), "apply", "-f", "-", "--wait=5s")
+		_, err := f.tryCLI(allowWeb("allow-more", "east"), "apply", "-f", "-", "--wait=5s", "--yes")
 		return err == nil
 	})
 	t.Logf("PostgreSQL killed and away for %s: global writes again after %s", back.Sub(killed).Round(time.Millisecond), since(back))

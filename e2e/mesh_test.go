@@ -320,7 +320,7 @@ func newest(changes string) (string, error) {
 // apply applies manifests and waits until every proxy has them.
 func (f *fleet) apply(manifests ...string) {
 	f.t.Helper()
-	f.cli(strings.Join(manifests, "---\n"), "apply", "-f", "-", "--wait=30s")
+	f.cli(strings.Join(manifests, "---\n"), "apply", "-f", "-", "--wait=30s", "--yes")
 }
 
 // listens waits until a process accepts connections.

@@ -21,7 +21,7 @@ const defaultWait = 60 * time.Second
 
 func applyCommand() *cobra.Command {
 	var files []string
-	var dry bool
+	var dry, yes bool
 	var wait time.Duration
 	var o format
 	cmd := &cobra.Command{
@@ -30,10 +30,12 @@ func applyCommand() *cobra.Command {
 		Long: `Sends all documents as one change: all are applied, or none. With --wait it returns
 when every affected proxy of every zone has taken the change. Meanwhile it shows for each
 zone how many are done, behind or have rejected it, and at the end the time to the last
-proxy. Exits 3 with Envoy's words when a proxy rejects, 4 when a zone is offline or
+proxy. When the change lets callers in that are refused now, it says who, and asks; where
+nobody can be asked, in a script or with -f -, it then writes nothing and exits 1, unless
+--yes was given. Exits 3 with Envoy's words when a proxy rejects, 4 when a zone is offline or
 behind at the end of the time.`,
 		Example: `  tombolo apply -f policies/ --wait
-  tombolo apply -f permission.yaml --wait=5m
+  tombolo apply -f permission.yaml --wait=5m --yes
   cat mesh.yaml | tombolo apply -f - --dry-run`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -49,13 +51,27 @@ behind at the end of the time.`,
 			if err != nil {
 				return err
 			}
-			query := url.Values{}
+			query := url.Values{"weakening": {"refuse"}}
 			if dry {
 				query.Set("dryRun", "true")
 			}
+			if dry || yes {
+				query.Set("weakening", "warn")
+			}
 			var out api.Written
 			began := time.Now()
-			err = c.call(cmd.Context(), http.MethodPut, "/resources", query, "application/yaml", body, &out)
+			write := func() error {
+				return c.call(cmd.Context(), http.MethodPut, "/resources", query, "application/yaml", body, &out)
+			}
+			err = write()
+			if weak := weakens(err); weak != nil {
+				if err := ask(cmd, weak, files); err != nil {
+					return err
+				}
+				query.Set("weakening", "accept")
+				began = time.Now()
+				err = write()
+			}
 			var r *refusal
 			if errors.As(err, &r) {
 				return &exitError{exitFailed, refused(r, places)}
@@ -68,6 +84,7 @@ behind at the end of the time.`,
 	}
 	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "file, folder, or - for standard input; may be repeated")
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "let global check everything, and write nothing")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "apply without asking what lets callers in that are refused now; it is said all the same")
 	waitFlag(cmd, &wait)
 	outputFlag(cmd, &o)
 	return cmd

@@ -27,7 +27,7 @@ spec:
   rules:
     - default:
         allow: [{spiffeID: {type: Prefix, value: "spiffe://default.east.mesh.local/"}}]
-`, "apply", "-f", "-")
+`, "apply", "-f", "-", "--yes")
 	report := f.path("conformance.yaml")
 	args := []string{"-test.v", "-test.run", "^TestMesh$", "-report-output", report}
 	if one := os.Getenv("TOMBOLO_CONFORMANCE_TEST"); one != "" {

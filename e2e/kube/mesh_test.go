@@ -28,7 +28,7 @@ spec:
         allow:
           - spiffeID: {type: Exact, value: `+identity("east", demo, "web")+`}
           - spiffeID: {type: Exact, value: `+identity("west", demo, "web")+`}
-`, "apply", "-f", "-", "--wait=60s")
+`, "apply", "-f", "-", "--wait=60s", "--yes")
 	f.cli(t, `type: MeshMultiZoneService
 mesh: default
 name: backend
@@ -37,7 +37,7 @@ spec:
     meshService:
       matchLabels: {tombolo.io/display-name: backend, k8s.tombolo.io/namespace: demo}
   ports: [{port: 80, appProtocol: http}]
-`, "apply", "-f", "-", "--wait=60s")
+`, "apply", "-f", "-", "--wait=60s", "--yes")
 	for _, call := range []struct {
 		from                    caller
 		url, zone, caller, self string

@@ -20,12 +20,16 @@ func (s *Server) putBatch(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
+	c, err := r.consent()
+	if err != nil {
+		return err
+	}
 	docs, err := s.batch(r)
 	if err != nil {
 		return err
 	}
 	s.metrics.stages.WithLabelValues("validate").Observe(time.Since(began).Seconds())
-	wr := writer{s: s, user: r.author(), dry: dry}
+	wr := writer{s: s, user: r.author(), dry: dry, weakening: c}
 	out, err := wr.write(r.Context(), docs)
 	if err != nil {
 		return err

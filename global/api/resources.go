@@ -41,7 +41,7 @@ func (s *Server) resourceRoutes() []route {
 	routes := []route{{
 		method: http.MethodPut, path: batchPath, need: author, handle: s.putBatch,
 		op: operation{summary: "Apply many documents, all or none", body: bodyManifests, answer: "Written",
-			query: []parameter{{"dryRun", "true validates and says what would change, without writing", "boolean"}},
+			query: []parameter{{"dryRun", "true validates and says what would change, without writing", "boolean"}, weakeningParameter()},
 			codes: []int{401, 403, 409, 413, 415, 422}},
 	}}
 	for _, k := range mesh.Kinds() {
@@ -70,9 +70,9 @@ func (s *Server) resourceRoutes() []route {
 		routes = append(routes,
 			route{method: http.MethodPut, path: one, need: write, kind: &k, handle: s.put(k),
 				op: operation{summary: "Create or update a " + kind, body: kind, answer: "Written", created: true,
-					query: []parameter{{"dryRun", "true validates without writing", "boolean"}}, codes: []int{400, 401, 403, 404, 409, 412, 413, 415, 422}}},
+					query: []parameter{{"dryRun", "true validates without writing", "boolean"}, weakeningParameter()}, codes: []int{400, 401, 403, 404, 409, 412, 413, 415, 422}}},
 			route{method: http.MethodDelete, path: one, need: write, kind: &k, handle: s.remove(k),
-				op: operation{summary: "Delete a " + kind, answer: "Written", codes: []int{401, 403, 404, 405, 409, 412}}})
+				op: operation{summary: "Delete a " + kind, answer: "Written", query: []parameter{weakeningParameter()}, codes: []int{400, 401, 403, 404, 405, 409, 412}}})
 	}
 	return routes
 }
@@ -291,6 +291,10 @@ func (s *Server) put(k mesh.Kind) func(http.ResponseWriter, *request) error {
 		if err != nil {
 			return err
 		}
+		c, err := r.consent()
+		if err != nil {
+			return err
+		}
 		if want.Mesh != "" {
 			if _, err := s.meshExists(r.Context(), want.Mesh); err != nil {
 				return err
@@ -309,7 +313,7 @@ func (s *Server) put(k mesh.Kind) func(http.ResponseWriter, *request) error {
 			return invalid(problems)
 		}
 		s.metrics.stages.WithLabelValues("validate").Observe(time.Since(began).Seconds())
-		wr := writer{s: s, user: r.author(), match: match, dry: dry}
+		wr := writer{s: s, user: r.author(), match: match, dry: dry, weakening: c}
 		out, err := wr.write(r.Context(), []document{doc})
 		if err != nil {
 			return err
@@ -377,7 +381,11 @@ func (s *Server) remove(k mesh.Kind) func(http.ResponseWriter, *request) error {
 		if k.Name == mesh.KindSecret && access.Reserved(key.Name) {
 			return problem(http.StatusForbidden, "secret %q holds keys or revocations of tokens and goes with its mesh", key.Name)
 		}
-		out, err := s.erase(r.Context(), r.author(), key, match)
+		c, err := r.consent()
+		if err != nil {
+			return err
+		}
+		out, err := s.erase(r.Context(), r.author(), key, match, c)
 		if errors.Is(err, store.ErrNotFound) {
 			return missing(key)
 		}

@@ -61,11 +61,13 @@ type document struct {
 // Everything that was read is a precondition of the batch, so that the plan is
 // the truth when it commits, and else is made again.
 type writer struct {
-	s        *Server
-	user     string
-	match    precondition
-	dry      bool
-	warnings []string
+	s     *Server
+	user  string
+	match precondition
+	dry   bool
+	// weakening says what is done about callers who get in by the write.
+	weakening consent
+	warnings  []string
 }
 
 // plan of one attempt.
@@ -82,11 +84,20 @@ type plan struct {
 var errRace = errors.New("disturbed by concurrent writes")
 
 func (w *writer) write(ctx context.Context, docs []document) (Written, error) {
+	var weakened []string
 	for try := 1; ; try++ {
 		p, err := w.plan(ctx, docs)
 		if err != nil {
 			return Written{}, err
 		}
+		if try == 1 {
+			found, err := w.s.weakens(ctx, p.ops, w.weakening)
+			if err != nil {
+				return Written{}, err
+			}
+			weakened = found
+		}
+		w.warnings = append(w.warnings, weakened...)
 		out, err := w.commit(ctx, p)
 		switch {
 		case err == nil:
@@ -332,7 +343,8 @@ func dataplanesRemain(name string, page store.Page) error {
 }
 
 // erase deletes a resource with what belongs to it.
-func (s *Server) erase(ctx context.Context, user string, key mesh.Key, match precondition) (Written, error) {
+func (s *Server) erase(ctx context.Context, user string, key mesh.Key, match precondition, c consent) (Written, error) {
+	warnings := []string{}
 	for try := 1; ; try++ {
 		old, err := s.cfg.Store.Get(ctx, key)
 		if errors.Is(err, store.ErrNotFound) && match.set() {
@@ -348,6 +360,13 @@ func (s *Server) erase(ctx context.Context, user string, key mesh.Key, match pre
 		if err != nil {
 			return Written{}, err
 		}
+		if try == 1 {
+			found, err := s.weakens(ctx, ops, c)
+			if err != nil {
+				return Written{}, err
+			}
+			warnings = append(warnings, found...)
+		}
 		at, err := s.cfg.Store.Write(ctx, user, ops)
 		if errors.Is(err, store.ErrConflict) && try < attempts {
 			continue
@@ -358,6 +377,6 @@ func (s *Server) erase(ctx context.Context, user string, key mesh.Key, match pre
 		if err != nil {
 			return Written{}, err
 		}
-		return Written{Revision: at.Revision, First: at.Revision - mesh.Revision(len(ops)) + 1, Warnings: []string{}}, nil
+		return Written{Revision: at.Revision, First: at.Revision - mesh.Revision(len(ops)) + 1, Warnings: warnings}, nil
 	}
 }

@@ -45,7 +45,7 @@ func rooms() []room {
 		{"xds", []string{"mesh", "mesh/ir", "identity/...", "xds/delta"}, "a pure mapping from ir to Envoy"},
 		{"xds/delta", nil, "a protocol: reusable and fuzzable alone, knows no mesh"},
 		{"xds/xdstest", []string{"xds/delta", "internal/..."}, "a fake Envoy speaks xDS, not mesh"},
-		{"global/...", []string{"global/...", "mesh", "mesh/schema", "mesh/ir/explain", "identity/...", "proto/zonesync/...", "proto/peers/...", "migrations", "internal/..."}, "global authors and distributes; it cannot know Envoy"},
+		{"global/...", []string{"global/...", "mesh", "mesh/schema", "mesh/ir/effect", "mesh/ir/explain", "identity/...", "proto/zonesync/...", "proto/peers/...", "migrations", "internal/..."}, "global authors and distributes; it cannot know Envoy"},
 		{"global/store/...", []string{"global/store/...", "mesh", "migrations", "internal/...", "identity/..."}, "stores know resources, nothing of who asks"},
 		{"zone/...", []string{"zone/...", "mesh", "mesh/ir", "mesh/ir/explain", "mesh/ir/effect", "ingress", "xds", "xds/delta", "identity/...", "proto/...", "internal/..."}, "a zone meets global in proto alone"},
 		{"zone/world", []string{"mesh", "mesh/ir", "internal/..."}, "tables and recorded reads, no protocol"},

@@ -113,7 +113,7 @@ func (m *mesh) cli(ctx context.Context, stdin string, args ...string) (string, e
 
 // apply applies documents and shows what --wait shows.
 func (m *mesh) apply(ctx context.Context, manifests string) error {
-	cmd := exec.CommandContext(ctx, m.cfg.Tombolo, "apply", "-f", "-", "--wait=30s")
+	cmd := exec.CommandContext(ctx, m.cfg.Tombolo, "apply", "-f", "-", "--wait=30s", "--yes")
 	cmd.Env = append(os.Environ(), "TOMBOLO_CONFIG="+m.path("config.yaml"))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(manifests), m.cfg.Out, m.cfg.Out
 	if err := cmd.Run(); err != nil {

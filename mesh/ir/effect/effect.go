@@ -108,6 +108,8 @@ type Line struct {
 	At []string `json:"at,omitempty"`
 	// Text for people: "allow spiffe://default.east.mesh.local/workload/web".
 	Text string `json:"text"`
+	// Who are the callers that a line about a permission means.
+	Who string `json:"who,omitempty"`
 	// Bearing on who may call: widens, narrows or changes.
 	Bearing Bearing `json:"bearing"`
 	// Causes are the policies behind it, highest priority last; none: what follows

@@ -99,7 +99,7 @@ func Permissions(at string, old, next ir.Permission) []Line {
 }
 
 func line(sign Sign, at string, r Rule, bearing Bearing) Line {
-	return Line{Sign: sign, Area: Permission, At: []string{at}, Text: r.String(), Bearing: bearing, Causes: causes(r.Source)}
+	return Line{Sign: sign, Area: Permission, At: []string{at}, Text: r.String(), Who: Who(r.Match), Bearing: bearing, Causes: causes(r.Source)}
 }
 
 // tally has the sources of each entry by its key.
@@ -163,7 +163,9 @@ func overlapsAllowed(p ir.Permission, m mesh.Match) bool {
 	return slices.ContainsFunc(p.Allow, is) || slices.ContainsFunc(p.AllowWithShadowDeny, is)
 }
 
-// Widening are the lines that let more callers in.
-func Widening(lines []Line) []Line {
-	return slices.DeleteFunc(slices.Clone(lines), func(l Line) bool { return l.Bearing != Widens })
+// Weakens reports whether a line gives callers a way in that they did not have: a
+// permission that widens, more authorities to believe, or another identity, which
+// permissions may mean.
+func (l Line) Weakens() bool {
+	return l.Bearing == Widens || l.Area == Trust && l.Sign != Removed || l.Area == Identity && l.Sign == Changed
 }
