@@ -28,7 +28,8 @@ type group struct {
 	streams   map[*stream]struct{} // of its connected nodes
 	open      []*publication       // not settled, oldest first
 	settled   []Progress
-	notified  bool // OnProgress was called and Progress not yet
+	good      map[Key]Good // accepted, and replaced or removed by what nobody accepted yet
+	notified  bool         // OnProgress was called and Progress not yet
 }
 
 // change is what a publication changed, for streams to catch up with.
@@ -42,12 +43,15 @@ type publication struct {
 	Progress
 	version int64
 	keys    map[Key]struct{}
+	// withheld are resources that were replaced before all nodes had them, see Withhold.
+	withheld   []Rejection
+	withheldAt time.Time
 }
 
 func (g *group) publish(mark int64, urgent bool, layers []*Set, now time.Time) {
 	keys := g.server.diff(g.layers, layers)
 	first := !g.published
-	g.disprove(keys)
+	g.succeed(keys, layers)
 	g.layers, g.published, g.mark = layers, true, mark
 	p := &publication{Progress: Progress{Mark: mark, Published: now}, keys: make(map[Key]struct{}, len(keys))}
 	if len(keys) == 0 && !first {
@@ -73,16 +77,6 @@ func (g *group) publish(mark int64, urgent bool, layers []*Set, now time.Time) {
 		st.wakeUp()
 	}
 	g.notify(false)
-}
-
-// disprove forgets accepted versions that are being replaced, which bounds their number.
-func (g *group) disprove(keys []Key) {
-	old := view{layers: g.layers}
-	for _, k := range keys {
-		if v := old.version(k.TypeURL, k.Name); v != "" {
-			delete(g.server.proven, proof{k, v})
-		}
-	}
 }
 
 func (g *group) remember(c change) {
@@ -159,6 +153,12 @@ func (g *group) advance(st *stream, now time.Time) {
 				}
 			}
 		}
+		if len(p.withheld) > 0 && !refused && st.opened.Before(p.withheldAt) {
+			refused = true
+			if len(p.Rejections) == 0 {
+				p.Rejections = append(p.Rejections, p.withheld[:min(len(p.withheld), maxShown)]...)
+			}
+		}
 		if refused {
 			p.Rejected++
 		} else {
@@ -182,6 +182,7 @@ func (g *group) sweep(now time.Time) {
 
 func (g *group) settle(p *publication, now time.Time) {
 	p.Settled = now
+	g.forget(p)
 	if len(g.settled) == maxOpen {
 		g.settled = slices.Delete(g.settled, 0, 1)
 	}

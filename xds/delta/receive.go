@@ -281,6 +281,9 @@ func (st *stream) accepted(t *typeState, f *flight, name string) {
 	t.over[name] = version
 	delete(t.alone, name)
 	st.server.proveCurrent(st.view(), Key{t.typeURL, name}, version)
+	if version != "" {
+		st.server.acquit(st.node.group, Key{t.typeURL, name}, version)
+	}
 	t.mark(name, false)
 }
 
@@ -324,7 +327,9 @@ func (st *stream) refused(t *typeState, f *flight, name, reason string) {
 		put(&t.force, name) // the old ones, for a cluster that waited for these
 	}
 	st.node.rejected[k] = &Rejection{Node: st.node.id, TypeURL: t.typeURL, Resource: name, Version: version, Reason: reason}
+	_, proven := st.server.proven[proof{k, version}]
 	delete(st.server.proven, proof{k, version})
+	st.server.contest(st.node.group, *st.node.rejected[k], proven)
 	st.server.cfg.Log.Warn("proxy refused a resource", "node", st.node.id, "type", short(t.typeURL), "resource", name,
 		"reason", reason, "mark", st.node.group.mark)
 	t.mark(name, false)

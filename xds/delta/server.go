@@ -21,15 +21,20 @@ type Server struct {
 	cfg     Config
 	metrics *metrics
 
-	mu       sync.Mutex
-	nodes    map[string]*node
-	groups   map[string]*group
-	waiting  map[string]chan struct{} // closed when the node is assigned
-	streams  int
-	proven   map[proof]struct{}
-	memo     []memo
-	events   []func()
-	flushing bool
+	mu      sync.Mutex
+	nodes   map[string]*node
+	groups  map[string]*group
+	waiting map[string]chan struct{} // closed when the node is assigned
+	streams int
+	proven  map[proof]struct{}
+	// retired were proven and replaced, contested were refused by a node: the value
+	// says that another accepted it. verdicts are news of them.
+	retired   map[proof]struct{}
+	contested map[proof]bool
+	verdicts  []Verdict
+	memo      []memo
+	events    []func()
+	flushing  bool
 }
 
 // proof is a version of a resource that some Envoy has accepted.
@@ -79,6 +84,7 @@ func New(cfg Config) *Server {
 	return &Server{
 		cfg: cfg, metrics: newMetrics(cfg.Registerer),
 		nodes: map[string]*node{}, groups: map[string]*group{}, waiting: map[string]chan struct{}{}, proven: map[proof]struct{}{},
+		retired: map[proof]struct{}{}, contested: map[proof]bool{},
 	}
 }
 

@@ -34,6 +34,7 @@ const (
 	bucketAuthorities = "authorities"
 	bucketCounters    = "counters"
 	bucketPermissions = "permissions"
+	bucketQuarantine  = "quarantine"
 )
 
 // Keys of the bucket meta.
@@ -121,7 +122,7 @@ func (f *File) open() error {
 }
 
 func (f *File) prepare(tx *bolt.Tx) error {
-	for _, name := range []string{bucketMeta, bucketResources, bucketKept, bucketProxies, bucketAuthorities, bucketCounters, bucketPermissions} {
+	for _, name := range []string{bucketMeta, bucketResources, bucketKept, bucketProxies, bucketAuthorities, bucketCounters, bucketPermissions, bucketQuarantine} {
 		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 			return err
 		}

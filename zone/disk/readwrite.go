@@ -34,7 +34,7 @@ type positionRecord struct {
 
 // Load reads everything.
 func (f *File) Load() (*State, error) {
-	s := &State{Counters: map[string]uint64{}, Permissions: map[string][]byte{}}
+	s := &State{Counters: map[string]uint64{}, Permissions: map[string][]byte{}, Quarantine: map[string][]byte{}}
 	err := f.guard("load", func() error {
 		return f.db.View(func(tx *bolt.Tx) error { return f.load(tx, s) })
 	})
@@ -99,10 +99,15 @@ func (f *File) load(tx *bolt.Tx, s *State) error {
 	}); err != nil {
 		return err
 	}
-	return tx.Bucket([]byte(bucketPermissions)).ForEach(func(k, v []byte) error {
-		s.Permissions[string(k)] = bytes.Clone(v)
-		return nil
-	})
+	for bucket, into := range map[string]map[string][]byte{bucketPermissions: s.Permissions, bucketQuarantine: s.Quarantine} {
+		if err := tx.Bucket([]byte(bucket)).ForEach(func(k, v []byte) error {
+			into[string(k)] = bytes.Clone(v)
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func loadResources(b *bolt.Bucket, out *[]mesh.Resource) error {
@@ -182,17 +187,18 @@ func (f *File) writeMeta(tx *bolt.Tx, u *Update) error {
 			return err
 		}
 	}
-	permissions := tx.Bucket([]byte(bucketPermissions))
-	for _, name := range slices.Sorted(maps.Keys(u.Permissions)) {
-		text := u.Permissions[name]
-		var err error
-		if text == nil {
-			err = permissions.Delete([]byte(name))
-		} else {
-			err = permissions.Put([]byte(name), text)
-		}
-		if err != nil {
-			return err
+	for bucket, texts := range map[string]map[string][]byte{bucketPermissions: u.Permissions, bucketQuarantine: u.Quarantine} {
+		b := tx.Bucket([]byte(bucket))
+		for _, name := range slices.Sorted(maps.Keys(texts)) {
+			var err error
+			if text := texts[name]; text == nil {
+				err = b.Delete([]byte(name))
+			} else {
+				err = b.Put([]byte(name), text)
+			}
+			if err != nil {
+				return err
+			}
 		}
 	}
 	meta := tx.Bucket([]byte(bucketMeta))

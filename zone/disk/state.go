@@ -32,6 +32,8 @@ type State struct {
 	Counters map[string]uint64
 	// Permissions last in force for TCP inbounds, by the name of their counter.
 	Permissions map[string][]byte
+	// Quarantine is what proxies refused and what stands in for it, by class.
+	Quarantine map[string][]byte
 	// SessionKey; empty in a new file.
 	SessionKey []byte
 }
@@ -81,6 +83,8 @@ type Update struct {
 	Counters map[string]uint64
 	// Permissions to set; nil bytes delete.
 	Permissions map[string][]byte
+	// Quarantine to set, by class; nil bytes delete.
+	Quarantine map[string][]byte
 	// SessionKey to seal and keep, if not empty.
 	SessionKey []byte
 }
@@ -89,7 +93,7 @@ type Update struct {
 func (u *Update) Empty() bool {
 	return u.Position == nil && !u.ReplaceResources &&
 		len(u.PutResources)+len(u.DeleteResources)+len(u.PutKept)+len(u.DeleteKept)+len(u.PutProxies)+len(u.DeleteProxies)+
-			len(u.PutAuthorities)+len(u.Counters)+len(u.Permissions)+len(u.SessionKey) == 0
+			len(u.PutAuthorities)+len(u.Counters)+len(u.Permissions)+len(u.Quarantine)+len(u.SessionKey) == 0
 }
 
 // Store keeps the state of a zone: a File, or what a platform offers instead.
