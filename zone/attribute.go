@@ -1,6 +1,7 @@
 package zone
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/tombolo-mesh/tombolo/mesh"
@@ -8,21 +9,26 @@ import (
 	"github.com/tombolo-mesh/tombolo/xds"
 )
 
-// sourcesOf finds the resources that an Envoy resource was made of: the policies
-// at fault when a proxy refuses it. Where no policy had a say it is the proxy's
-// own Dataplane.
-func sourcesOf(p *ir.Proxy, typeURL, name string, dataplane mesh.Key) []mesh.Key {
-	var out []mesh.Key
+// sourcesOf finds the rules that an Envoy resource was made of: those at fault when
+// a proxy refuses it. Where no policy had a say it is the proxy's own Dataplane.
+func sourcesOf(p *ir.Proxy, typeURL, name string, dataplane mesh.Key) []ir.Source {
+	var out []ir.Source
 	add := func(sources ...ir.Source) {
 		for _, s := range sources {
-			if s.Key != (mesh.Key{}) && !slices.Contains(out, s.Key) {
-				out = append(out, s.Key)
+			if s.Key != (mesh.Key{}) && !slices.Contains(out, s) {
+				out = append(out, s)
 			}
 		}
 	}
 	confs := func(list ir.Confs) {
 		for _, c := range list {
 			add(c.Sources...)
+		}
+	}
+	inbound := func(in *ir.Inbound) {
+		confs(in.Confs)
+		for _, m := range in.Rules {
+			add(m.Source)
 		}
 	}
 	for i := range p.Inbounds {
@@ -35,15 +41,13 @@ func sourcesOf(p *ir.Proxy, typeURL, name string, dataplane mesh.Key) []mesh.Key
 				}
 			}
 		case xds.InboundName(in.Name), xds.InboundListener:
-			confs(in.Confs)
-			for _, m := range in.Rules {
-				add(m.Source)
-			}
+			inbound(in)
 		}
 	}
 	for i := range p.Outbounds {
 		o := &p.Outbounds[i]
-		if name != o.Name && name != xds.OutboundListenerName(o.Address, o.Port) || typeURL == xds.ClusterType {
+		own := name == o.Name || name == xds.OutboundListenerName(o.Address, o.Port) || typeURL == xds.ListenerType && name == xds.OutboundListener
+		if !own || typeURL == xds.ClusterType {
 			continue
 		}
 		add(o.Source)
@@ -57,13 +61,15 @@ func sourcesOf(p *ir.Proxy, typeURL, name string, dataplane mesh.Key) []mesh.Key
 		if d := &p.Destinations[i]; d.Name == name && typeURL == xds.ClusterType {
 			confs(d.Confs)
 			if len(out) == 0 {
-				out = append(out, d.Backend)
+				out = append(out, ir.Source{Key: d.Backend})
 			}
 		}
 	}
 	if len(out) == 0 {
-		out = append(out, dataplane)
+		out = append(out, ir.Source{Key: dataplane})
 	}
-	slices.SortFunc(out, compareKeys)
+	slices.SortFunc(out, func(a, b ir.Source) int {
+		return cmp.Or(compareKeys(a.Key, b.Key), cmp.Compare(a.Path, b.Path))
+	})
 	return out
 }

@@ -29,6 +29,10 @@ type class struct {
 	// set is what all its proxies share, layer their endpoints.
 	set   *delta.Set
 	layer *layer
+	// compiled is what proxy was built into, formerRefs the endpoint sets of the
+	// compile before.
+	compiled   []*delta.Resource
+	formerRefs []ir.EndpointRef
 	// failure says why the last compile could not be built; the one before stays.
 	failure string
 }
@@ -240,9 +244,13 @@ func (e *engine) accept(b *batch, r compiled) {
 		return
 	}
 	urgent := c.proxy != nil && tightened(c.proxy, r.proxy)
+	if c.proxy != nil {
+		c.formerRefs = ir.EndpointRefs(c.proxy)
+	}
 	c.proxy, c.hash, c.failure = r.proxy, r.hash, ""
-	c.set = delta.NewSet(r.resources)
-	e.useLayer(c, ir.EndpointRefs(r.proxy))
+	e.reconsider(c, r.resources)
+	c.compiled = r.resources
+	e.rearrange(c)
 	e.trust(b, c)
 	b.publish[c.ir.ID] = b.publish[c.ir.ID] || urgent
 	for k := range c.members {
@@ -475,6 +483,7 @@ func (e *engine) release(b *batch) {
 		e.leaveLayer(c, c.layer)
 		e.tracker.forget(id)
 		e.cfg.delta.Retire(id)
+		e.leaveQuarantine(id)
 		for _, in := range c.ir.Inbounds {
 			name := ir.TightenCounter(id, in.Name)
 			if _, ok := e.permissions[name]; ok {

@@ -59,6 +59,9 @@ type publisher interface {
 	Progress(group string) []delta.Progress
 	InSync(node string) bool
 	Rejections() []delta.Rejection
+	Verdicts() []delta.Verdict
+	LastGood(group string) map[delta.Key]delta.Good
+	Withhold(group string, refused []delta.Rejection)
 }
 
 // engineConfig of an engine.
@@ -122,9 +125,12 @@ type engine struct {
 	// serviceNames are shown in statuses, by mesh.
 	serviceNames map[string]map[mesh.Key]mesh.ServiceNames
 	permissions  map[string]ir.Permission
-	unsaved      map[mesh.Key]bool
-	mark         mesh.Revision
-	liveness     liveness
+	quarantines  map[string]*quarantine // by class
+	// running: the first batch after a start is over.
+	running  bool
+	unsaved  map[mesh.Key]bool
+	mark     mesh.Revision
+	liveness liveness
 
 	position atomic.Pointer[zonesync.Position]
 	// moved rings when what view shows may be another.
@@ -213,7 +219,7 @@ func newEngine(cfg engineConfig) (*engine, error) {
 		sets: map[string]*set{}, layers: map[string]*layer{}, bundles: map[string]*bundle{},
 		authorities: map[authorityKey]ca.Slots{}, domains: map[string][]string{},
 		synced: map[mesh.Key]bool{}, kept: map[mesh.Key]mesh.Resource{}, files: map[mesh.Key]mesh.Resource{}, authored: map[mesh.Key]bool{}, hidden: map[mesh.Key]mesh.Resource{}, changed: map[mesh.Key]span{},
-		counters: map[string]uint64{}, permissions: map[string]ir.Permission{}, unsaved: map[mesh.Key]bool{},
+		counters: map[string]uint64{}, permissions: map[string]ir.Permission{}, quarantines: map[string]*quarantine{}, unsaved: map[mesh.Key]bool{},
 		built: &xds.Cache{}, facts: newFacts(), tracker: newTracker(), given: map[mesh.Key][]string{}, called: map[string]map[mesh.Key]bool{}, vips: newVIPs(cfg.vips), names: map[string]*ir.NameTable{}, serviceNames: map[string]map[mesh.Key]mesh.ServiceNames{}, board: &agents.Board{},
 		planning: make(chan struct{}, 1),
 	}
@@ -281,7 +287,11 @@ func (e *engine) run(ctx context.Context) error {
 		case <-e.tracker.wake:
 			if nodes := e.tracker.warm(); nodes != nil {
 				ops = append(ops, &op{run: func(*batch) { e.warm(nodes) }})
-			} else {
+			}
+			if verdicts := e.cfg.delta.Verdicts(); len(verdicts) > 0 {
+				ops = append(ops, &op{run: func(b *batch) { e.judge(b, verdicts) }})
+			}
+			if ops == nil {
 				e.progress()
 			}
 		}
@@ -339,6 +349,7 @@ func (e *engine) process(ops []*op) {
 	e.publishAll(b)
 	e.noteChanged(policies, span{publishing, time.Now()})
 	e.release(b)
+	e.running = true
 	e.countProxies()
 	e.tracker.begin(b)
 	e.progress()

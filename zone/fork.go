@@ -42,6 +42,7 @@ func (e *engine) copy() *copied {
 		authored: maps.Clone(e.authored), hidden: maps.Clone(e.hidden), changed: maps.Clone(e.changed), counters: maps.Clone(e.counters),
 		given: maps.Clone(e.given), called: maps.Clone(e.called), vips: e.vips.copy(), names: maps.Clone(e.names),
 		serviceNames: maps.Clone(e.serviceNames), permissions: maps.Clone(e.permissions),
+		quarantines: maps.Clone(e.quarantines), running: e.running,
 		unsaved: map[mesh.Key]bool{}, mark: e.mark,
 		facts: e.facts.copy(), board: &agents.Board{}, tracker: newTracker(),
 	}
@@ -147,6 +148,9 @@ func (nobody) Retire(string)                              {}
 func (nobody) Progress(string) []delta.Progress           { return nil }
 func (nobody) InSync(string) bool                         { return false }
 func (nobody) Rejections() []delta.Rejection              { return nil }
+func (nobody) Verdicts() []delta.Verdict                  { return nil }
+func (nobody) LastGood(string) map[delta.Key]delta.Good   { return nil }
+func (nobody) Withhold(string, []delta.Rejection)         {}
 
 // silent stands for the agent of a proxy in a fork.
 type silent struct{}

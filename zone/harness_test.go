@@ -32,6 +32,7 @@ type recorder struct {
 	own      map[string]*delta.Set
 	log      []string
 	progress map[string][]delta.Progress
+	good     map[string]map[delta.Key]delta.Good
 }
 
 func newRecorder() *recorder {
@@ -75,6 +76,13 @@ func (r *recorder) Progress(group string) []delta.Progress {
 
 func (r *recorder) InSync(string) bool            { return true }
 func (r *recorder) Rejections() []delta.Rejection { return nil }
+func (r *recorder) Verdicts() []delta.Verdict     { return nil }
+func (r *recorder) LastGood(group string) map[delta.Key]delta.Good {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.good[group]
+}
+func (r *recorder) Withhold(string, []delta.Rejection) {}
 
 // rig is an engine whose loop the test turns itself.
 type rig struct {

@@ -11,6 +11,7 @@ type metrics struct {
 	diskErrors    prometheus.Counter
 	signed        prometheus.Counter
 	revision      prometheus.Gauge
+	quarantined   prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -34,9 +35,11 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Help: "Certificates issued to proxies."}),
 		revision: prometheus.NewGauge(prometheus.GaugeOpts{Name: "tombolo_zone_revision",
 			Help: "Global's revision up to which everything is applied."}),
+		quarantined: prometheus.NewGauge(prometheus.GaugeOpts{Name: "tombolo_zone_quarantined_classes",
+			Help: "Classes of proxies of which some resource is refused and held at its last good version."}),
 	}
 	if r != nil {
-		r.MustRegister(m.batch, m.commit, m.compiles, m.proxies, m.world, m.doubted, m.diskErrors, m.signed, m.revision)
+		r.MustRegister(m.batch, m.commit, m.compiles, m.proxies, m.world, m.doubted, m.diskErrors, m.signed, m.revision, m.quarantined)
 	}
 	return m
 }

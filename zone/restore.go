@@ -50,6 +50,9 @@ func (e *engine) restore(s *disk.State) error {
 		}
 		e.permissions[name] = p
 	}
+	if err := e.restoreQuarantines(s.Quarantine); err != nil {
+		return err
+	}
 	b := &batch{}
 	changes := world.Batch{Counters: s.Counters}
 	for _, r := range s.Kept { // the former version first: it stays if the newer cannot be decoded

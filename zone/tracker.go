@@ -32,6 +32,12 @@ type problem struct {
 	key     mesh.Key
 	reason  string
 	proxies int
+	// path of the rule inside the spec, where it is known.
+	path string
+	// typeURL and resource that Envoy refused; empty for what a compile found.
+	typeURL, resource string
+	// quarantined: the last good one is in force instead.
+	quarantined bool
 }
 
 // tracker counts how far changes came. It implements zonesync.Reports.
@@ -327,7 +333,8 @@ func (t *tracker) Report() *zonesyncv1.Report {
 	}
 	for _, p := range t.problems[:min(len(t.problems), maxProblems)] {
 		r.Problems = append(r.Problems, &zonesyncv1.ResourceProblem{Kind: string(p.key.Kind), Mesh: p.key.Mesh, Zone: p.key.Zone,
-			Name: p.key.Name, Reason: p.reason, Proxies: uint32(p.proxies)})
+			Name: p.key.Name, Reason: p.reason, Proxies: uint32(p.proxies),
+			Path: p.path, TypeUrl: p.typeURL, Resource: p.resource, Quarantined: p.quarantined})
 	}
 	return r
 }
@@ -377,39 +384,54 @@ func (e *engine) progress() {
 }
 
 // problems are everything that is wrong with resources: undecodable, not to be
-// honoured by a compile, or refused by proxies. Sorted, one for each resource and
-// reason.
+// honoured by a compile, or refused by proxies. Sorted, one for each resource,
+// rule and reason.
 func (e *engine) problems() []problem {
-	type id struct {
-		key    mesh.Key
-		reason string
-	}
-	sum := map[id]int{}
+	sum := map[problem]int{}
 	for _, p := range e.replicaProblems() {
-		sum[id{p.key, p.reason}] += 0
+		sum[problem{key: p.key, reason: p.reason}] += 0
 	}
 	for _, c := range e.classes {
 		if c.proxy == nil {
 			continue
 		}
 		for _, p := range c.proxy.Problems {
-			sum[id{p.Source, p.Reason}] += len(c.members)
+			sum[problem{key: p.Source, reason: p.Reason}] += len(c.members)
 		}
 	}
+	refused := func(at blamed, x *refusal, quarantined bool, proxies int) {
+		sum[problem{key: at.Key, path: at.Path, reason: refusedByProxy + x.Name + ": " + x.Reason,
+			typeURL: x.TypeURL, resource: x.Name, quarantined: quarantined}] += proxies
+	}
+	type place struct {
+		class *class
+		key   delta.Key
+	}
+	known := map[place]bool{}
+	e.quarantined(func(c *class, x *refusal, kept *good) {
+		known[place{c, x.key()}] = true
+		for _, at := range x.Sources {
+			refused(at, x, kept != nil, len(c.members))
+		}
+	})
 	for _, r := range e.cfg.delta.Rejections() {
 		meshName, name, _ := strings.Cut(r.Node, ".")
 		p := e.proxies[mesh.Key{Kind: mesh.KindDataplane, Mesh: meshName, Zone: e.cfg.zone, Name: name}]
-		if p == nil || p.class == nil || p.class.proxy == nil {
+		if p == nil || p.class == nil || p.class.proxy == nil || known[place{p.class, delta.Key{TypeURL: r.TypeURL, Name: r.Resource}}] {
 			continue
 		}
-		for _, k := range sourcesOf(p.class.proxy, r.TypeURL, r.Resource, p.resource.Key) {
-			sum[id{k, refusedByProxy + r.Resource + ": " + r.Reason}]++
+		for _, s := range sourcesOf(p.class.proxy, r.TypeURL, r.Resource, p.resource.Key) {
+			refused(blamed{Key: s.Key, Path: s.Path}, &refusal{TypeURL: r.TypeURL, Name: r.Resource, Reason: r.Reason}, false, 1)
 		}
 	}
 	out := make([]problem, 0, len(sum))
 	for x, n := range sum {
-		out = append(out, problem{key: x.key, reason: x.reason, proxies: n})
+		x.proxies = n
+		out = append(out, x)
 	}
-	slices.SortFunc(out, func(a, b problem) int { return cmp.Or(compareKeys(a.key, b.key), cmp.Compare(a.reason, b.reason)) })
+	slices.SortFunc(out, func(a, b problem) int {
+		return cmp.Or(compareKeys(a.key, b.key), cmp.Compare(a.path, b.path), cmp.Compare(a.reason, b.reason), cmp.Compare(a.typeURL, b.typeURL))
+	})
+	e.metrics.quarantined.Set(float64(len(e.quarantines)))
 	return out
 }

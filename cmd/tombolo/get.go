@@ -158,7 +158,15 @@ func show(w io.Writer, o getOptions, k mesh.Kind, items []json.RawMessage) error
 		}
 		problems := "-"
 		if len(r.Status.Problems) > 0 {
-			problems = r.Status.Problems[0].Zone + ": " + strings.Join(strings.Fields(r.Status.Problems[0].Reason), " ")
+			first := r.Status.Problems[0]
+			where := first.Zone
+			if first.Quarantined {
+				where += " (quarantined)"
+			}
+			if first.Path != "" {
+				where += ": " + first.Path
+			}
+			problems = where + ": " + strings.Join(strings.Fields(first.Reason), " ")
 			if more := len(r.Status.Problems) - 1; more > 0 {
 				problems += fmt.Sprintf(" (and %d more)", more)
 			}

@@ -174,6 +174,14 @@ type ReportedProblem struct {
 	Reason string `json:"reason"`
 	// Proxies that it concerns.
 	Proxies int `json:"proxies"`
+	// Path of the rule at fault inside the spec, empty for the whole resource.
+	Path string `json:"path,omitempty"`
+	// TypeURL and Resource of Envoy that a proxy refused; empty for what the zone
+	// found before it reached one.
+	TypeURL  string `json:"typeUrl,omitempty"`
+	Resource string `json:"resource,omitempty"`
+	// Quarantined: the proxies keep the last good one, and new ones get it.
+	Quarantined bool `json:"quarantined,omitempty"`
 }
 
 func (s *Server) problemsByKey() map[mesh.Key][]ReportedProblem {
@@ -181,7 +189,8 @@ func (s *Server) problemsByKey() map[mesh.Key][]ReportedProblem {
 	for _, z := range s.cfg.Fleet.Zones() {
 		for _, p := range z.Problems {
 			key := mesh.Key{Kind: mesh.KindName(p.Kind), Mesh: p.Mesh, Zone: p.Zone, Name: p.Name}
-			out[key] = append(out[key], ReportedProblem{Zone: z.Name, Reason: p.Reason, Proxies: p.Proxies})
+			out[key] = append(out[key], ReportedProblem{Zone: z.Name, Reason: p.Reason, Proxies: p.Proxies,
+				Path: p.Path, TypeURL: p.TypeURL, Resource: p.Resource, Quarantined: p.Quarantined})
 		}
 	}
 	return out

@@ -276,7 +276,7 @@ func (s *Server) Zones() []ZoneStatus {
 				f := z.followers[instance]
 				zs.Applied = min(zs.Applied, int64(f.applied))
 				for _, p := range problemsOf(f.report) {
-					if i := slices.IndexFunc(zs.Problems, func(q ResourceProblem) bool { return q.Key == p.Key && q.Reason == p.Reason }); i >= 0 {
+					if i := slices.IndexFunc(zs.Problems, func(q ResourceProblem) bool { return q.Key == p.Key && q.Reason == p.Reason && q.Path == p.Path }); i >= 0 {
 						zs.Problems[i].Proxies += p.Proxies
 					} else if len(zs.Problems) < zonesync.MaxReportItems {
 						zs.Problems = append(zs.Problems, p)
@@ -294,7 +294,8 @@ func problemsOf(r *zonesyncv1.Report) []ResourceProblem {
 	for _, p := range r.GetProblems() {
 		key := mesh.Key{Kind: mesh.KindName(p.GetKind()), Mesh: p.GetMesh(), Zone: p.GetZone(), Name: p.GetName()}
 		out = append(out, ResourceProblem{Key: key, Kind: p.GetKind(), Mesh: p.GetMesh(), Zone: p.GetZone(),
-			Name: p.GetName(), Reason: p.GetReason(), Proxies: int(p.GetProxies())})
+			Name: p.GetName(), Reason: p.GetReason(), Proxies: int(p.GetProxies()),
+			Path: p.GetPath(), TypeURL: p.GetTypeUrl(), Resource: p.GetResource(), Quarantined: p.GetQuarantined()})
 	}
 	return out
 }

@@ -78,4 +78,11 @@ type ResourceProblem struct {
 	Zone    string   `json:"zone,omitempty"`
 	Reason  string   `json:"reason"`
 	Proxies int      `json:"proxies"`
+	// Path of the rule at fault inside the spec, empty for the whole resource.
+	Path string `json:"path,omitempty"`
+	// TypeURL and Resource that Envoy refused; empty for a problem of a compile.
+	TypeURL  string `json:"typeUrl,omitempty"`
+	Resource string `json:"resource,omitempty"`
+	// Quarantined: the last good one is in force instead.
+	Quarantined bool `json:"quarantined,omitempty"`
 }

@@ -325,6 +325,8 @@ func (st *stream) refused(t *typeState, f *flight, name, reason string) {
 		st.spoil(name, f)
 	case endpointType:
 		put(&t.force, name) // the old ones, for a cluster that waited for these
+	default:
+		st.node.refusedAt = time.Now()
 	}
 	st.node.rejected[k] = &Rejection{Node: st.node.id, TypeURL: t.typeURL, Resource: name, Version: version, Reason: reason}
 	_, proven := st.server.proven[proof{k, version}]

@@ -150,6 +150,9 @@ func (st *stream) removals(now time.Time, until *time.Time) (*typeState, *flight
 	if t := st.types[clusterType]; t != nil && len(t.dirty) > 0 {
 		// On a new stream listeners are asked for after clusters.
 		busy := st.types[listenerType] == nil
+		// Who refused a change still runs what was before it, which may need what is
+		// removed: it is given some time to come back (see Verdicts).
+		busy = busy || now.Before(st.node.refusedAt.Add(st.server.cfg.ClustersTimeout))
 		for _, other := range st.types {
 			switch other.typeURL {
 			case listenerType, routeType, extensionType:

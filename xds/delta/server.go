@@ -53,6 +53,8 @@ type node struct {
 	own      *Set
 	stream   *stream // nil when not connected
 	rejected map[Key]*Rejection
+	// refusedAt is when it last refused something that may name clusters.
+	refusedAt time.Time
 	// spoilt are clusters whose content the proxy refused, or may have: until it gets
 	// another one it can keep them among those that warm, and answer for no cluster.
 	spoilt map[string]spoil

@@ -56,6 +56,7 @@ func TestEverythingComesBack(t *testing.T) {
 		Position: &disk.Position{Revision: 9, Digest: "d"}, PutResources: []mesh.Resource{b, a}, PutKept: []mesh.Resource{a}, PutProxies: []disk.Proxy{p},
 		PutAuthorities: []disk.Authority{{Mesh: "default", TrustDomain: "td", Slots: []byte("very private")}},
 		Counters:       map[string]uint64{"c": 3}, Permissions: map[string][]byte{"p": []byte("{}")}, SessionKey: []byte("session"),
+		Quarantine: map[string][]byte{"class": []byte("q")},
 	})
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
@@ -69,16 +70,18 @@ func TestEverythingComesBack(t *testing.T) {
 	}
 	f = open(t, dir, "west")
 	want := &disk.State{
-		Position: disk.Position{Revision: 9, Digest: "d"}, Resources: []mesh.Resource{a, b}, Kept: []mesh.Resource{a}, Proxies: []disk.Proxy{p},
+		Quarantine: map[string][]byte{"class": []byte("q")},
+		Position:   disk.Position{Revision: 9, Digest: "d"}, Resources: []mesh.Resource{a, b}, Kept: []mesh.Resource{a}, Proxies: []disk.Proxy{p},
 		Authorities: []disk.Authority{{Mesh: "default", TrustDomain: "td", Slots: []byte("very private")}},
 		Counters:    map[string]uint64{"c": 3}, Permissions: map[string][]byte{"p": []byte("{}")}, SessionKey: []byte("session"),
 	}
 	if d := cmp.Diff(want, load(t, f)); d != "" {
 		t.Error(d)
 	}
-	commit(t, f, disk.Update{DeleteResources: []mesh.Key{a.Key}, DeleteKept: []mesh.Key{a.Key}, DeleteProxies: []mesh.Key{dp.Key}, Permissions: map[string][]byte{"p": nil}})
+	commit(t, f, disk.Update{DeleteResources: []mesh.Key{a.Key}, DeleteKept: []mesh.Key{a.Key}, DeleteProxies: []mesh.Key{dp.Key}, Permissions: map[string][]byte{"p": nil}, Quarantine: map[string][]byte{"class": nil}})
 	commit(t, f, disk.Update{ReplaceResources: true, PutResources: []mesh.Resource{a}, Position: &disk.Position{Revision: 2, Digest: "e"}})
 	want.Position, want.Resources, want.Kept, want.Proxies, want.Permissions = disk.Position{Revision: 2, Digest: "e"}, []mesh.Resource{a}, nil, nil, map[string][]byte{}
+	want.Quarantine = map[string][]byte{}
 	if d := cmp.Diff(want, load(t, f)); d != "" {
 		t.Error(d)
 	}
