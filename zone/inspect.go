@@ -52,6 +52,8 @@ func (i inspector) Inspect(ctx context.Context, q wire.Question, w io.Writer) er
 	switch q.What {
 	case "proxies":
 		return i.proxies(ctx, q.Mesh, w)
+	case "policy":
+		return i.policy(ctx, q, w)
 	case "explain":
 		return i.explain(ctx, q, w)
 	case wire.WhatPlan:

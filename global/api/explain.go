@@ -122,12 +122,8 @@ func (s *Server) arrivals(ctx context.Context, meshName string, x *explain.Expla
 			}
 			for i, p := range peers {
 				switch {
-				case errors.Is(err, sync.ErrZoneOffline):
-					p.Unanswered = "zone " + zone + " is offline"
-				case errors.Is(err, sync.ErrOutdated):
-					p.Unanswered = "zone " + zone + " has an older version, which cannot explain calls"
 				case err != nil:
-					p.Unanswered = "zone " + zone + " did not answer: " + oneLine(clip(err.Error()))
+					p.Unanswered = silence(zone, err)
 				case i < len(reply.Arrivals):
 					p.Arrival = reply.Arrivals[i]
 				}

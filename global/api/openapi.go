@@ -47,7 +47,7 @@ func components() map[string]any {
 		"ZoneOverviews": ZoneOverviews{}, "TokenRequest": TokenRequest{}, "TokenResponse": TokenResponse{},
 		"RevocationRequest": RevocationRequest{}, "RevocationList": RevocationList{}, "Index": Index{}, "WhoAmI": WhoAmI{},
 		"KindList": KindList{}, "Health": Health{}, "InstanceList": InstanceList{}, "Planned": Planned{},
-		"Explanation": explain.Explanation{},
+		"Explanation": explain.Explanation{}, "Reach": explain.Reach{},
 	}
 }
 

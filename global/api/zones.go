@@ -39,9 +39,10 @@ func inspections() []struct{ path, what, media string } {
 	return []struct{ path, what, media string }{
 		{"xds", "config_dump", "application/json"},
 		{"stats", "stats", "text/plain; charset=utf-8"},
-		{"clusters", "clusters", "text/plain; charset=utf-8"},
-		{"listeners", "listeners", "text/plain; charset=utf-8"},
+		{"clusters", "clusters", "application/json"},
+		{"listeners", "listeners", "application/json"},
 		{"certs", "certs", "application/json"},
+		{"policies", "policies", "application/json"},
 	}
 }
 

@@ -177,16 +177,20 @@ func (x *Explanation) serverShare(p *Peer, s *Server, percent float64) Share {
 	}
 	d := &s.Permission
 	at := "inbound " + s.Inbound + " of " + p.Name
+	refused := x.status(403)
+	if refused != 0 && !s.Protocol.IsHTTP() { // it sees no requests, and closes the connection
+		refused = 503
+	}
 	switch {
 	case d.Decision == DefaultDeny && d.Allows == 0:
-		out.Outcome, out.Status = Denied, x.status(403)
-		out.Text = fmt.Sprintf("%s, denied at %s: no MeshTrafficPermission allows anybody there (default deny)", x.fails(403), at)
+		out.Outcome, out.Status = Denied, refused
+		out.Text = fmt.Sprintf("%s, denied at %s: no MeshTrafficPermission allows anybody there (default deny)", x.fails(refused), at)
 	case d.Decision == DefaultDeny:
-		out.Outcome, out.Status = Denied, x.status(403)
-		out.Text = fmt.Sprintf("%s, denied at %s: none of its %s speaks of %s (default deny)", x.fails(403), at, plural(d.Lines, "line"), x.Caller.Identity)
+		out.Outcome, out.Status = Denied, refused
+		out.Text = fmt.Sprintf("%s, denied at %s: none of its %s speaks of %s (default deny)", x.fails(refused), at, plural(d.Lines, "line"), x.Caller.Identity)
 	case !d.lets():
-		out.Outcome, out.Status, out.By = Denied, x.status(403), d.Origin
-		out.Text = fmt.Sprintf("%s, denied at %s by %s: %s %s", x.fails(403), at, d.Origin, d.Decision, d.Who)
+		out.Outcome, out.Status, out.By = Denied, refused, d.Origin
+		out.Text = fmt.Sprintf("%s, denied at %s by %s: %s %s", x.fails(refused), at, d.Origin, d.Decision, d.Who)
 	default:
 		out.Outcome, out.By = Allowed, d.Origin
 		out.Text = fmt.Sprintf("is allowed at %s by %s: %s %s", at, d.Origin, d.Decision, d.Who)
