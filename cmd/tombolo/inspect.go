@@ -43,6 +43,9 @@ func inspectCommand() *cobra.Command {
 		Short: "Show what a proxy of any zone has, and whom a policy reaches",
 		Example: `  tombolo inspect dataplane web-1.east clusters
   tombolo inspect policy meshtimeout/slow`,
+		RunE: func(_ *cobra.Command, args []string) error {
+			return &exitError{exitUsage, "say what to inspect: dataplane or policy, not " + orDash(strings.Join(args, " ")) + "; see tombolo inspect --help"}
+		},
 	}
 	cmd.AddCommand(inspectDataplaneCommand(), inspectPolicyCommand())
 	return cmd
@@ -310,7 +313,7 @@ read from what the zones compiled.`,
 func printReach(w io.Writer, r *explain.Reach) error {
 	p := &page{}
 	name := label(mesh.Key{Kind: r.Kind, Mesh: r.Mesh, Name: r.Name})
-	p.line(0, "%s, revision %d: reaches %s", name, r.Revision, countProxies(r.Proxies))
+	p.line(0, "%s, revision %d: reaches %s", name, r.Revision, proxies(r.Proxies))
 	for _, z := range r.Zones {
 		p.line(0, "")
 		switch {
@@ -320,14 +323,14 @@ func printReach(w io.Writer, r *explain.Reach) error {
 		case z.Proxies == 0:
 			p.line(0, "zone %s: reaches nobody, because %s", z.Zone, z.Nobody)
 		default:
-			p.line(0, "zone %s: %s (zone at revision %d)", z.Zone, countProxies(z.Proxies), z.At)
+			p.line(0, "zone %s: %s (zone at revision %d)", z.Zone, proxies(z.Proxies), z.At)
 		}
 		for _, c := range z.Classes {
 			names := strings.Join(c.Names, ", ")
 			if more := c.Proxies - len(c.Names); more > 0 {
 				names += fmt.Sprintf(" and %d more", more)
 			}
-			p.line(1, "%s of %s: %s", countProxies(c.Proxies), orDash(c.Workload), names)
+			p.line(1, "%s of %s: %s", proxies(c.Proxies), orDash(c.Workload), names)
 			for _, g := range c.Gave {
 				p.line(2, "%s: %s", g.At, g.Text)
 				if g.Path != "" {
@@ -341,11 +344,4 @@ func printReach(w io.Writer, r *explain.Reach) error {
 	}
 	_, err := io.WriteString(w, p.b.String())
 	return err
-}
-
-func countProxies(n int) string {
-	if n == 1 {
-		return "1 proxy"
-	}
-	return fmt.Sprintf("%d proxies", n)
 }

@@ -22,7 +22,7 @@ func printless() map[string]string {
 		"tombolo install zone":          "prints manifests",
 		"tombolo install crds":          "prints manifests",
 		"tombolo uninstall zone":        "prints manifests",
-		"tombolo inspect":               "prints what an Envoy answers",
+		"tombolo inspect":               "asks for a noun",
 		"tombolo token admin":           "prints a token, for a file",
 	}
 }
