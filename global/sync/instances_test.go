@@ -371,9 +371,11 @@ func TestOneWriterOfFacts(t *testing.T) {
 				if !connected {
 					old.send(factsOf(2, aService("east", "late", 1)))
 				}
+				late := time.AfterFunc(time.Minute, old.cancel)
 				if st := old.ended(); st.Code() != codes.Aborted {
 					t.Errorf("the stream that is left over ends with %v", st)
 				}
+				late.Stop()
 				now.send(factsOf(2, aService("east", "web", 3)))
 				now.recv(func(f *zonesyncv1.GlobalFrame) bool { return f.GetFactsAck().GetTo().GetSequence() == 2 })
 				want := map[mesh.Key]string{}
