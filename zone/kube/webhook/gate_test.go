@@ -96,6 +96,37 @@ func TestSlowRequestsHoldUpNobody(t *testing.T) {
 	client.CloseIdleConnections()
 }
 
+// Nor do the streams of one HTTP/2 connection, of which there may be many.
+func TestSlowStreams(t *testing.T) {
+	t.Parallel()
+	address, conf := serving(t)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true}}
+	defer client.CloseIdleConnections()
+	codes := make(chan int, 2*perSource)
+	began := time.Now()
+	for range 2 * perSource {
+		body, _ := io.Pipe() // nothing ever comes out of it
+		go func() {
+			defer body.Close()
+			r, err := client.Post("https://"+address+"/inject", "application/json", body)
+			if err != nil {
+				codes <- 0 // the stream was reset, which ends it too
+				return
+			}
+			r.Body.Close()
+			codes <- r.StatusCode
+		}()
+	}
+	for range 2 * perSource {
+		if code := <-codes; code != 0 && code != http.StatusRequestTimeout && code != http.StatusTooManyRequests {
+			t.Errorf("status %d", code)
+		}
+	}
+	if took := time.Since(began); took > 3*bodyBudget {
+		t.Errorf("slow streams lasted %s", took)
+	}
+}
+
 func TestGate(t *testing.T) {
 	g := newGate(2)
 	one, ok := g.try("a")
