@@ -17,7 +17,7 @@ func (s *Server) undoRoutes() []route {
 	return []route{{method: http.MethodPost, path: "/changes/{revision}/undo", need: author, handle: s.undo, op: operation{
 		summary: "Restore what was before the write that a revision is of, as a new change", answer: "Written", codes: []int{400, 401, 403, 404, 409, 410},
 		query: []parameter{{"dryRun", "true says what would change, without writing", "boolean"},
-			{"force", "true restores also what was changed since", "boolean"}}}}}
+			{"force", "true restores also what was changed since", "boolean"}, weakeningParameter()}}}}
 }
 
 func (s *Server) undo(w http.ResponseWriter, r *request) error {
@@ -33,6 +33,10 @@ func (s *Server) undo(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
+	c, err := r.consent()
+	if err != nil {
+		return err
+	}
 	list, err := s.writeOf(r.Context(), rev)
 	if err != nil {
 		return err
@@ -42,6 +46,11 @@ func (s *Server) undo(w http.ResponseWriter, r *request) error {
 		p, err := s.undoing(r.Context(), list, force, r.admin())
 		if err != nil {
 			return err
+		}
+		if try == 1 { // what was before may have let callers in
+			if wr.warnings, err = s.weakens(r.Context(), p.ops, c); err != nil {
+				return err
+			}
 		}
 		out, err := wr.commit(r.Context(), p)
 		switch {
