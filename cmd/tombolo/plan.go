@@ -24,6 +24,9 @@ const (
 	exitPlanFailed = 2
 )
 
+// unchanged is what becomes of a document that says what is there.
+const unchanged = "unchanged"
+
 // asEnvoy prints the difference of Envoy's resources too.
 const asEnvoy = "envoy"
 
@@ -108,7 +111,7 @@ func planFailed(err error) error {
 }
 
 func planOutcome(p *api.Planned) error {
-	if slices.ContainsFunc(p.Results, func(r api.Result) bool { return r.Action != "unchanged" }) {
+	if slices.ContainsFunc(p.Results, func(r api.Result) bool { return r.Action != unchanged }) {
 		return &exitError{exitDifferent, ""}
 	}
 	if len(p.Unanswered) > 0 {
@@ -125,7 +128,11 @@ type planned struct {
 
 func (p planned) show(w io.Writer) error {
 	for _, r := range p.Results {
-		fmt.Fprintf(w, "%s would be %s\n", label(mesh.Key{Kind: r.Kind, Mesh: r.Mesh, Name: r.Name}), r.Action)
+		would := "would be "
+		if r.Action == unchanged {
+			would = "is "
+		}
+		fmt.Fprintf(w, "%s %s%s\n", label(mesh.Key{Kind: r.Kind, Mesh: r.Mesh, Name: r.Name}), would, r.Action)
 	}
 	for _, text := range p.Warnings {
 		fmt.Fprintf(w, "warning: %s\n", text)

@@ -78,11 +78,11 @@ func (s *Server) weakens(ctx context.Context, ops []store.Op, c consent) ([]stri
 	}
 	for _, u := range p.Unanswered {
 		zone := u.Zone
-		proxies, err := s.cfg.Store.List(ctx, store.Query{Kind: mesh.KindDataplane, Zone: &zone, Size: 1})
+		members, err := s.cfg.Store.List(ctx, store.Query{Kind: mesh.KindDataplane, Zone: &zone, Size: 1})
 		if err != nil {
 			return nil, err
 		}
-		if proxies.Total > 0 {
+		if members.Total > 0 {
 			found = append(found, fmt.Sprintf("zone %s cannot say whom this lets in: %s", u.Zone, u.Reason))
 		}
 	}
@@ -112,7 +112,7 @@ func weakenings(z *zonesync.Preview) []string {
 		if n := len(e.Workloads) - most; n > 0 {
 			names = append(names, fmt.Sprintf("%d more workloads", n))
 		}
-		of := fmt.Sprintf("%s of mesh %s in zone %s (%d proxies)", strings.Join(names, ", "), e.Mesh, z.Zone, e.Proxies)
+		of := fmt.Sprintf("%s of mesh %s in zone %s (%s)", strings.Join(names, ", "), e.Mesh, z.Zone, proxies(e.Proxies))
 		for _, l := range e.Lines {
 			if l.Weakens() {
 				out = append(out, weakening(of, l))
@@ -120,6 +120,13 @@ func weakenings(z *zonesync.Preview) []string {
 		}
 	}
 	return out
+}
+
+func proxies(n int) string {
+	if n == 1 {
+		return "1 proxy"
+	}
+	return fmt.Sprintf("%d proxies", n)
 }
 
 func weakening(of string, l effect.Line) string {
