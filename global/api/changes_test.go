@@ -198,7 +198,7 @@ func TestInspect(t *testing.T) {
 			t.Errorf("%s: asked %q, want %q", i.path, a.body, want)
 		}
 	}
-	if !slices.Equal(asked, []string{"xds", "stats", "clusters", "listeners", "certs"}) {
+	if !slices.Equal(asked, []string{"xds", "stats", "clusters", "listeners", "certs", "policies"}) {
 		t.Errorf("paths %v", asked)
 	}
 	r.want(404, "GET", "/meshes/default/dataplanes/web-2.east/xds", r.reader, "")
