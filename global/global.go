@@ -22,6 +22,7 @@ import (
 	"github.com/tombolo-mesh/tombolo/global/api"
 	"github.com/tombolo-mesh/tombolo/global/api/access"
 	"github.com/tombolo-mesh/tombolo/global/peers"
+	"github.com/tombolo-mesh/tombolo/global/rollout/driver"
 	"github.com/tombolo-mesh/tombolo/global/store"
 	"github.com/tombolo-mesh/tombolo/global/store/embedded"
 	"github.com/tombolo-mesh/tombolo/global/store/postgres"
@@ -353,6 +354,8 @@ func (g *Global) serve(ctx context.Context, st store.Store, shared *shared, toke
 	if others != nil {
 		group.Go(func() error { return others.Run(ctx, fleet) })
 	}
+	moves := &driver.Driver{Store: st, Fleet: fleet, Log: g.log, Now: time.Now}
+	group.Go(func() error { return moves.Run(ctx) })
 	history := newHistorian(g.cfg, st, reg)
 	group.Go(func() error { return g.runHistory(ctx, history) })
 	g.log.Info("global serves", "api", g.apiAddr.String(), "zones", g.zones.String(), "instance", cfg.Instance, "version", g.cfg.Version)

@@ -24,6 +24,7 @@ func applyCommand() *cobra.Command {
 	var dry, yes bool
 	var wait time.Duration
 	var o format
+	var stages stagesOptions
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE|DIR|-",
 		Short: "Create or update resources: all of what is given, or none",
@@ -33,8 +34,13 @@ zone how many are done, behind or have rejected it, and at the end the time to t
 proxy. When the change lets callers in that are refused now, it says who, and asks; where
 nobody can be asked, in a script or with -f -, it then writes nothing and exits 1, unless
 --yes was given. Exits 3 with Envoy's words when a proxy rejects, 4 when a zone is offline or
-behind at the end of the time.`,
+behind at the end of the time.
+
+With --stages zones get it one after another: the next when the proxies of those before have
+it and the pause is over. When a guard of --abort-on is breached, every zone gets back what
+it had. Follow it with tombolo rollout status NAME.`,
 		Example: `  tombolo apply -f policies/ --wait
+  tombolo apply -f retry.yaml --stages east,west --pause 5m --abort-on 'rejected>0'
   tombolo apply -f permission.yaml --wait=5m --yes
   cat mesh.yaml | tombolo apply -f - --dry-run`,
 		Args: cobra.NoArgs,
@@ -57,6 +63,9 @@ behind at the end of the time.`,
 			}
 			if dry || yes {
 				query.Set("weakening", "warn")
+			}
+			if stages.set(cmd) {
+				return stages.apply(cmd, c, query, body, places, files, o, wait)
 			}
 			var out api.Written
 			began := time.Now()
@@ -85,6 +94,7 @@ behind at the end of the time.`,
 	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "file, folder, or - for standard input; may be repeated")
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "let global check everything, and write nothing")
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "apply without asking what lets callers in that are refused now; it is said all the same")
+	stages.flags(cmd)
 	waitFlag(cmd, &wait)
 	outputFlag(cmd, &o)
 	return cmd

@@ -35,7 +35,7 @@ func getCommand() *cobra.Command {
 		Use:   "get KIND [NAME]",
 		Short: "Show resources, zones, changes or instances of global",
 		Long: `Shows resources of a kind, named by plural, singular or short form. "get zones" shows how
-every zone is, "get changes" the newest changes, "get instances" the instances of global that
+every zone is, "get changes" the newest changes, "get rollouts" the staged ones, "get instances" the instances of global that
 share a database. What -o yaml prints can be applied again.`,
 		Example: `  tombolo get meshes
   tombolo get dp -m default
@@ -43,6 +43,7 @@ share a database. What -o yaml prints can be applied again.`,
   tombolo get dataplanes -A -l tombolo.io/zone=east
   tombolo get zones
   tombolo get changes --limit 20
+  tombolo get rollouts
   tombolo get instances`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -55,6 +56,9 @@ share a database. What -o yaml prints can be applied again.`,
 			}
 			if args[0] == "changes" || args[0] == "change" {
 				return getChanges(cmd, c, o, args[1:])
+			}
+			if args[0] == "rollouts" && len(args) == 1 {
+				return getRollouts(cmd, c, o.output)
 			}
 			if args[0] == "instances" && len(args) == 1 {
 				return getInstances(cmd, c, o)

@@ -30,7 +30,9 @@ of it names the same.`,
   tombolo rollout history meshtimeout web
   tombolo rollout undo 42 --wait`,
 	}
-	cmd.AddCommand(rolloutStatusCommand(), rolloutHistoryCommand(), rolloutUndoCommand())
+	cmd.AddCommand(rolloutStatusCommand(), rolloutHistoryCommand(), rolloutUndoCommand(),
+		rolloutMoveCommand("abort", "Return what a staged change did", "Every zone gets back what it had before the staged change."),
+		rolloutMoveCommand("promote", "Leave out the rest of a stage's pause", "The next stage begins as soon as the zones before have the change; guards still hold."))
 	return cmd
 }
 
@@ -46,20 +48,31 @@ func rolloutStatusCommand() *cobra.Command {
 	var watch bool
 	var o format
 	cmd := &cobra.Command{
-		Use:   "status REVISION",
+		Use:   "status REVISION|NAME",
 		Short: "Show what a change was, and how far it came in every zone",
-		Long: `Shows who wrote it and when, what it changed, and for each zone whether it is done, behind,
+		Long: `For the name of a staged change it shows its stage, what it waits for, and its guards. For a
+revision it shows who wrote it and when, what it changed, and for each zone whether it is done, behind,
 rejected or offline, with the first of the proxies that are behind or reject it. With --watch
 it stays until the change is everywhere. Exits 3 when a proxy rejects it, and with --watch
 4 when a zone is behind or offline after an hour.`,
-		Example: "  tombolo rollout status 42\n  tombolo rollout status 42 --watch\n  tombolo rollout status 42 -o json",
+		Example: "  tombolo rollout status retries --watch\n  tombolo rollout status 42\n  tombolo rollout status 42 --watch\n  tombolo rollout status 42 -o json",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			rev, err := revisionOf(args[0])
+			c, err := dial(cmd)
 			if err != nil {
 				return err
 			}
-			c, err := dial(cmd)
+			if staged(args[0]) {
+				if watch {
+					return awaitRollout(cmd, c, args[0], o, watchTime)
+				}
+				var out api.RolloutView
+				if err := c.get(cmd.Context(), rolloutPath(args[0]), nil, &out); err != nil {
+					return err
+				}
+				return o.print(cmd.OutOrStdout(), out, func() error { return showRollout(cmd.OutOrStdout(), out) })
+			}
+			rev, err := revisionOf(args[0])
 			if err != nil {
 				return err
 			}
@@ -303,7 +316,7 @@ func stateOf(w api.Write) string {
 }
 
 func rolloutUndoCommand() *cobra.Command {
-	var dry, force bool
+	var dry, force, yes bool
 	var wait time.Duration
 	var o format
 	cmd := &cobra.Command{
@@ -324,16 +337,30 @@ that, too.`,
 			if err != nil {
 				return err
 			}
-			query := url.Values{}
+			query := url.Values{"weakening": {"refuse"}}
 			if dry {
 				query.Set("dryRun", "true")
+			}
+			if dry || yes {
+				query.Set("weakening", "warn")
 			}
 			if force {
 				query.Set("force", "true")
 			}
 			var out api.Written
 			began := time.Now()
-			err = c.call(cmd.Context(), http.MethodPost, fmt.Sprintf("/changes/%d/undo", rev), query, "", nil, &out)
+			undo := func() error {
+				return c.call(cmd.Context(), http.MethodPost, fmt.Sprintf("/changes/%d/undo", rev), query, "", nil, &out)
+			}
+			err = undo()
+			if weak := weakens(err); weak != nil {
+				if err := ask(cmd, weak, nil); err != nil {
+					return err
+				}
+				query.Set("weakening", "accept")
+				began = time.Now()
+				err = undo()
+			}
 			var r *refusal
 			if errors.As(err, &r) && len(r.Invalid) > 0 {
 				lines := []string{r.Detail}
@@ -349,6 +376,7 @@ that, too.`,
 		},
 	}
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "say what would change, and write nothing")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "undo without asking what lets callers in that are refused now; it is said all the same")
 	cmd.Flags().BoolVar(&force, "force", false, "restore also what was changed since")
 	waitFlag(cmd, &wait)
 	outputFlag(cmd, &o)

@@ -43,7 +43,7 @@ type object = map[string]any
 func components() map[string]any {
 	return map[string]any{
 		"Written": Written{}, "List": List{}, "ChangeList": ChangeList{}, "ChangeEntry": ChangeEntry{}, "ChangeStatus": sync.ChangeStatus{},
-		"Write": Write{}, "WriteList": WriteList{}, "ResourceHistory": ResourceHistory{},
+		"Write": Write{}, "WriteList": WriteList{}, "ResourceHistory": ResourceHistory{}, "RolloutView": RolloutView{}, "RolloutList": RolloutList{},
 		"ZoneOverviews": ZoneOverviews{}, "TokenRequest": TokenRequest{}, "TokenResponse": TokenResponse{},
 		"RevocationRequest": RevocationRequest{}, "RevocationList": RevocationList{}, "Index": Index{}, "WhoAmI": WhoAmI{},
 		"KindList": KindList{}, "Health": Health{}, "InstanceList": InstanceList{}, "Planned": Planned{},

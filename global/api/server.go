@@ -104,7 +104,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry), watchers: make(chan struct{}, maxWatchers),
 		draining: make(chan struct{})}
-	s.routes = slices.Concat(s.metaRoutes(), s.resourceRoutes(), s.changeRoutes(), s.historyRoutes(), s.undoRoutes(), s.zoneRoutes(), s.explainRoutes(), s.reachRoutes(), s.planRoutes(), s.instanceRoutes(), s.tokenRoutes())
+	s.routes = slices.Concat(s.metaRoutes(), s.resourceRoutes(), s.changeRoutes(), s.historyRoutes(), s.undoRoutes(), s.rolloutRoutes(), s.zoneRoutes(), s.explainRoutes(), s.reachRoutes(), s.planRoutes(), s.instanceRoutes(), s.tokenRoutes())
 	var err error
 	s.openapi, err = s.describe()
 	return s, err

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/tombolo-mesh/tombolo/global/api/access"
+	"github.com/tombolo-mesh/tombolo/global/rollout"
 	"github.com/tombolo-mesh/tombolo/global/store"
 	"github.com/tombolo-mesh/tombolo/mesh"
 )
@@ -74,10 +75,19 @@ func (s *Server) undoing(ctx context.Context, list []mesh.Change, force, admin b
 	left := map[mesh.Key]mesh.Change{} // what the write left, by resource
 	var keys []mesh.Key
 	for _, c := range list {
+		if c.Resource.Kind == rollout.Kind {
+			continue // the end of a rollout comes with what it wrote
+		}
 		if _, ok := left[c.Resource.Key]; !ok {
 			keys = append(keys, c.Resource.Key)
 		}
 		left[c.Resource.Key] = c
+	}
+	if len(keys) == 0 {
+		return nil, problem(http.StatusConflict, "revision %d is a step of rollout %q; while it runs it can be aborted, and when it is done its last revision can be undone", first, list[0].Resource.Name)
+	}
+	if err := s.notStaged(ctx, keys...); err != nil {
+		return nil, err
 	}
 	var bad []InvalidParameter
 	refuse := func(key mesh.Key, format string, args ...any) {

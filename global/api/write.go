@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"reflect"
 	"slices"
@@ -123,6 +124,9 @@ func (w *writer) plan(ctx context.Context, docs []document) (*plan, error) {
 				w.warnings = append(w.warnings, fmt.Sprintf("%s %s: %s", d.resource.Kind, d.resource.Name, text))
 			}
 		}
+	}
+	if err := w.s.notStaged(ctx, slices.Collect(maps.Keys(given))...); err != nil {
+		return nil, err
 	}
 	if err := w.guards(ctx, docs, given, p); err != nil {
 		return nil, err
@@ -354,6 +358,9 @@ func (s *Server) erase(ctx context.Context, user string, key mesh.Key, match pre
 			return Written{}, err
 		}
 		if err := match.check(old.Revision, true); err != nil {
+			return Written{}, err
+		}
+		if err := s.notStaged(ctx, key); err != nil {
 			return Written{}, err
 		}
 		ops, err := s.deletion(ctx, old)

@@ -11,6 +11,7 @@ import (
 	gosync "sync"
 	"time"
 
+	"github.com/tombolo-mesh/tombolo/global/rollout"
 	"github.com/tombolo-mesh/tombolo/global/store"
 	"github.com/tombolo-mesh/tombolo/mesh"
 )
@@ -50,6 +51,8 @@ type feed struct {
 	zones      map[string]bool
 	meshes     map[string]bool
 	identities map[mesh.Key]mesh.Resource
+	// rollouts that run, by name.
+	rollouts map[string]rollout.Rollout
 	// meddled has the last revision at which another than the zone itself changed
 	// what it owns, for example by deleting a whole mesh.
 	meddled map[string]mesh.Revision
@@ -111,7 +114,8 @@ func (f *feed) load(ctx context.Context) error {
 		return fmt.Errorf("read the head: %w", err)
 	}
 	zones, meshes, identities := map[string]bool{}, map[string]bool{}, map[mesh.Key]mesh.Resource{}
-	for _, kind := range []mesh.KindName{mesh.KindZone, mesh.KindMesh, mesh.KindMeshIdentity} {
+	rollouts := map[string]rollout.Rollout{}
+	for _, kind := range []mesh.KindName{mesh.KindZone, mesh.KindMesh, mesh.KindMeshIdentity, rollout.Kind} {
 		page, err := f.store.List(ctx, store.Query{Kind: kind})
 		if err != nil {
 			return fmt.Errorf("list %s: %w", kind, err)
@@ -122,6 +126,8 @@ func (f *feed) load(ctx context.Context) error {
 				zones[r.Name] = zoneEnabled(r)
 			case mesh.KindMesh:
 				meshes[r.Name] = true
+			case rollout.Kind:
+				rollouts = learnRollout(rollouts, mesh.Change{Revision: r.Revision, Resource: r}, f.log)
 			default:
 				identities[r.Key] = r
 			}
@@ -136,7 +142,7 @@ func (f *feed) load(ctx context.Context) error {
 	f.epoch++
 	f.head, f.base, f.window, f.bytes, f.history = head, head.Revision, nil, 0, history
 	f.digests = map[mesh.Revision]store.Digest{head.Revision: head.Digest}
-	f.zones, f.meshes, f.identities, f.meddled = zones, meshes, identities, map[string]mesh.Revision{}
+	f.zones, f.meshes, f.identities, f.rollouts, f.meddled = zones, meshes, identities, rollouts, map[string]mesh.Revision{}
 	f.bumpLocked()
 	select {
 	case <-f.ready:
@@ -266,6 +272,8 @@ func (f *feed) learnLocked(c mesh.Change) {
 		f.zones = with(f.zones, r.Name, !c.Deleted && zoneEnabled(r), c.Deleted)
 	case mesh.KindMesh:
 		f.meshes = with(f.meshes, r.Name, true, c.Deleted)
+	case rollout.Kind:
+		f.rollouts = learnRollout(f.rollouts, c, f.log)
 	case mesh.KindMeshIdentity:
 		f.identities = with(f.identities, r.Key, r, c.Deleted)
 	}

@@ -41,6 +41,9 @@ type fleet struct {
 	zones  map[string]*zoneProc
 	wire   *wire
 
+	// stopGlobal ends the server.
+	stopGlobal func()
+
 	// via is how a zone dials, where it is not as all do.
 	via func(zone string) []grpc.DialOption
 
@@ -166,8 +169,22 @@ func newFleet(t *testing.T, bubble bool, st store.Store) *fleet {
 		}
 		f.lis = lis
 	}
-	f.startGlobal(f.lis)
+	f.stopGlobal = f.startGlobal(f.lis)
 	return f
+}
+
+// restart ends global, with all that it has in memory, and begins another on its
+// store; the zones come back to that.
+func (f *fleet) restart() {
+	for _, z := range f.zones {
+		z.stop()
+	}
+	f.stopGlobal()
+	f.lis = bufconn.Listen(1 << 16)
+	f.stopGlobal = f.startGlobal(f.lis)
+	for _, z := range f.zones {
+		f.start(z)
+	}
 }
 
 // startGlobal runs a server on a listener until the test ends, or the returned function is called.
@@ -345,7 +362,7 @@ func (f *fleet) wanted(zone string) map[mesh.Key]string {
 			continue
 		}
 		switch r.Kind {
-		case "Zone", "Dataplane", "Workload":
+		case "Zone", "Dataplane", "Workload", "Rollout":
 		case "MeshService", "MeshZoneAddress":
 			if r.Zone != zone && known[r.Zone] && !disabled[r.Zone] {
 				want[r.Key] = text(r)

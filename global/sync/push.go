@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/tombolo-mesh/tombolo/global/rollout"
 	"github.com/tombolo-mesh/tombolo/global/store"
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/proto/zonesync"
@@ -116,8 +117,25 @@ func (st *stream) sendSnapshot(ctx context.Context) (mesh.Revision, error) {
 	// Which zones are enabled must be as new as the snapshot. The wait happens
 	// with the first resource in hand, so that the sequence is always drained or broken off.
 	var enabled map[string]bool
+	var staged map[mesh.Key]mesh.Resource
 	var chunk []*zonesyncv1.Resource
 	size, total, count := 0, 0, 0
+	add := func(r mesh.Resource) error {
+		if !st.s.view.visible(st.zone.name, r, enabled) {
+			return nil
+		}
+		m := zonesync.FromResource(st.s.view.strip(r))
+		n := proto.Size(m) + 8
+		if size > 0 && size+n > zonesync.ChunkBytes {
+			if err := st.sendChunk(&zonesyncv1.SnapshotChunk{Resources: chunk}); err != nil {
+				return err
+			}
+			chunk, size = nil, 0
+		}
+		chunk = append(chunk, m)
+		size, total, count = size+n, total+n, count+1
+		return nil
+	}
 	for r, err := range all {
 		if err != nil {
 			return -1, fmt.Errorf("read the snapshot: %w", err)
@@ -127,20 +145,20 @@ func (st *stream) sendSnapshot(ctx context.Context) (mesh.Revision, error) {
 				return -1, err
 			}
 			enabled, _, _ = st.s.feed.fleet()
+			staged = st.s.feed.staged(st.zone.name)
 		}
-		if !st.s.view.visible(st.zone.name, r, enabled) {
-			continue
+		if over, ok := staged[r.Key]; ok {
+			r = over
+			delete(staged, r.Key)
 		}
-		m := zonesync.FromResource(st.s.view.strip(r))
-		n := proto.Size(m) + 8
-		if size > 0 && size+n > zonesync.ChunkBytes {
-			if err := st.sendChunk(&zonesyncv1.SnapshotChunk{Resources: chunk}); err != nil {
-				return -1, err
-			}
-			chunk, size = nil, 0
+		if err := add(r); err != nil {
+			return -1, err
 		}
-		chunk = append(chunk, m)
-		size, total, count = size+n, total+n, count+1
+	}
+	for _, r := range staged { // what the store does not have yet
+		if err := add(r); err != nil {
+			return -1, err
+		}
 	}
 	st.mu.Lock()
 	st.sentTo, st.snapshotTo = at.Revision, at.Revision
@@ -178,6 +196,7 @@ func (st *stream) sendChanges(ctx context.Context, cursor mesh.Revision) (mesh.R
 		return cursor, err
 	}
 	enabled, _, _ := st.s.feed.fleet()
+	staged := st.s.feed.staged(st.zone.name)
 	var out []*zonesyncv1.Change
 	newest := map[mesh.Key]int{}
 	concerned := false
@@ -198,7 +217,14 @@ func (st *stream) sendChanges(ctx context.Context, cursor mesh.Revision) (mesh.R
 	for _, c := range changes {
 		key := c.Resource.Key
 		concerned = concerned || st.s.view.concerns(st.zone.name, key)
-		if key.Kind == mesh.KindZone && key.Name != st.zone.name {
+		if over, ok := staged[key]; ok {
+			c.Deleted, c.Resource = false, over
+		}
+		if key.Kind == rollout.Kind {
+			if err := st.stage(ctx, c, enabled, staged, add); err != nil {
+				return cursor, err
+			}
+		} else if key.Kind == mesh.KindZone && key.Name != st.zone.name {
 			if err := st.expand(ctx, c, enabled, add); err != nil {
 				return cursor, err
 			}

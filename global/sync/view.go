@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"github.com/tombolo-mesh/tombolo/global/rollout"
 	"github.com/tombolo-mesh/tombolo/identity/token"
 	"github.com/tombolo-mesh/tombolo/mesh"
 )
@@ -27,8 +28,11 @@ func newView() view {
 // concerns says by the key alone whether a change of it is told to the zone. A
 // change of a Zone is, since it shows or withholds what that zone owns.
 func (v view) concerns(zone string, key mesh.Key) bool {
-	if key.Kind == mesh.KindZone {
+	switch key.Kind {
+	case mesh.KindZone:
 		return key.Name != zone
+	case rollout.Kind: // may show the zone its documents, or take them back
+		return true
 	}
 	flow := v.flows[key.Kind]
 	if key.Zone != "" {
@@ -46,7 +50,7 @@ func signingKey(name string) bool {
 
 // visible says whether the zone may hold a resource, given which zones are enabled.
 func (v view) visible(zone string, r mesh.Resource, enabled map[string]bool) bool {
-	return r.Kind != mesh.KindZone && v.concerns(zone, r.Key) &&
+	return r.Kind != mesh.KindZone && r.Kind != rollout.Kind && v.concerns(zone, r.Key) &&
 		r.Labels[mesh.LabelSync] != "disabled" && (r.Key.Zone == "" || enabled[r.Key.Zone] && mesh.Crosses(&r))
 }
 
@@ -61,7 +65,7 @@ func (v view) strip(r mesh.Resource) mesh.Resource {
 // change returns a change as the zone gets it, and false when it concerns
 // another. What the zone may not see (any more) is a deletion.
 func (v view) change(zone string, c mesh.Change, enabled map[string]bool) (mesh.Change, bool) {
-	if c.Resource.Kind == mesh.KindZone || !v.concerns(zone, c.Resource.Key) {
+	if c.Resource.Kind == mesh.KindZone || c.Resource.Kind == rollout.Kind || !v.concerns(zone, c.Resource.Key) {
 		return mesh.Change{}, false
 	}
 	if c.Deleted || !v.visible(zone, c.Resource, enabled) {

@@ -1,0 +1,200 @@
+// Package driver moves rollouts on: it looks at the zones whose stage has come,
+// and writes the next stage, the end or the return. In flow rollouts and how far
+// changes came, out flow writes. Any number of instances may run one on a store:
+// each step is written under the condition that the rollout did not move meanwhile.
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tombolo-mesh/tombolo/global/rollout"
+	"github.com/tombolo-mesh/tombolo/global/store"
+	"github.com/tombolo-mesh/tombolo/global/sync"
+	"github.com/tombolo-mesh/tombolo/mesh"
+)
+
+// every is how often a running rollout is looked at.
+const every = time.Second
+
+// Fleet is what is known of zones; *sync.Server implements it.
+type Fleet interface {
+	Change(rev mesh.Revision) sync.ChangeStatus
+	Zones() []sync.ZoneStatus
+}
+
+// Driver moves the rollouts of a store.
+type Driver struct {
+	// Store and Fleet, required.
+	Store store.Store
+	Fleet Fleet
+	// Log, required.
+	Log *slog.Logger
+	// Now, required.
+	Now func() time.Time
+}
+
+// Run drives until ctx ends. Where no rollout runs it waits for a change.
+func (d *Driver) Run(ctx context.Context) error {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		head, err := d.Store.Head(ctx)
+		running := 0
+		if err == nil {
+			running, err = d.look(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			d.Log.Warn("rollouts cannot be looked at, retrying", "err", err)
+		} else if running == 0 && ctx.Err() == nil {
+			if err := d.Store.Wait(ctx, head.Revision); err != nil && ctx.Err() == nil {
+				d.Log.Warn("waiting for rollouts", "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// look takes each running rollout as far as it can go now.
+func (d *Driver) look(ctx context.Context) (running int, err error) {
+	page, err := d.Store.List(ctx, store.Query{Kind: rollout.Kind})
+	if err != nil {
+		return 0, fmt.Errorf("list rollouts: %w", err)
+	}
+	for _, res := range page.Items {
+		r, err := rollout.Decode(res)
+		if err != nil {
+			d.Log.Error("a rollout cannot be read", "err", err)
+			continue
+		}
+		if r.Status.Phase != rollout.Running {
+			continue
+		}
+		running++
+		if err := d.step(ctx, r); err != nil && !errors.Is(err, store.ErrConflict) {
+			return running, fmt.Errorf("rollout %s: %w", r.Name, err)
+		}
+	}
+	return running, nil
+}
+
+func (d *Driver) step(ctx context.Context, r rollout.Rollout) error {
+	o := Observe(d.Fleet, r)
+	now := d.Now()
+	if why := r.Breached(o); why != "" {
+		d.Log.Warn("rollout aborted", "rollout", r.Name, "stage", r.Status.Stage+1, "reason", why)
+		return Save(ctx, d.Store, "rollout:"+r.Name, r, r.Ended(rollout.Aborted, why, now))
+	}
+	if !o.Settled || !r.Status.Promoted && now.Before(r.Status.Since.Add(r.Spec.Pause.Duration)) {
+		return nil
+	}
+	if r.Status.Stage+1 < len(r.Spec.Stages) {
+		d.Log.Info("rollout goes on", "rollout", r.Name, "stage", r.Status.Stage+2)
+		return Save(ctx, d.Store, "rollout:"+r.Name, r, r.Advanced(now, Connected(d.Fleet)))
+	}
+	return d.finish(ctx, r)
+}
+
+// finish puts the documents into the store, with the end of the rollout, as one
+// write of its author. What others changed meanwhile is not overwritten.
+func (d *Driver) finish(ctx context.Context, r rollout.Rollout) error {
+	var ops []store.Op
+	for _, doc := range r.Spec.Documents {
+		old, err := d.Store.Get(ctx, doc.Key())
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		if old.Revision != doc.Base {
+			why := fmt.Sprintf("%s was changed meanwhile, at revision %d", doc.Key(), old.Revision)
+			d.Log.Warn("rollout aborted", "rollout", r.Name, "reason", why)
+			return Save(ctx, d.Store, "rollout:"+r.Name, r, r.Ended(rollout.Aborted, why, d.Now()))
+		}
+		base := doc.Base
+		ops = append(ops, store.Op{Resource: mesh.Resource{Key: doc.Key(), Labels: doc.Labels, Spec: doc.Spec, Status: old.Status}, IfRevision: &base})
+	}
+	d.Log.Info("rollout done", "rollout", r.Name)
+	return Save(ctx, d.Store, r.Spec.Author, r, r.Ended(rollout.Done, "", d.Now()), ops...)
+}
+
+// Save writes a step of a rollout, with what belongs to it, if the rollout is
+// still as it was; else it is a store.ErrConflict.
+func Save(ctx context.Context, st store.Store, author string, was, next rollout.Rollout, with ...store.Op) error {
+	res, err := next.Resource()
+	if err != nil {
+		return err
+	}
+	rev := was.Revision
+	_, err = st.Write(ctx, author, append(slices.Clip(with), store.Op{Resource: res, IfRevision: &rev}))
+	return err
+}
+
+// Connected proxies of each zone now.
+func Connected(f Fleet) map[string]int {
+	out := map[string]int{}
+	for _, z := range f.Zones() {
+		if z.Online {
+			out[z.Name] = z.Connected
+		}
+	}
+	return out
+}
+
+// Observe looks at the zones whose stage has come.
+func Observe(f Fleet, r rollout.Rollout) rollout.Observation {
+	o := rollout.Observation{Settled: true}
+	now := f.Change(r.Revision)
+	revs := append([]mesh.Revision{r.Revision}, r.Status.Revisions...)
+	states := map[string]sync.ZoneStatus{}
+	for _, z := range f.Zones() {
+		states[z.Name] = z
+	}
+	var waiting []string
+	for _, zone := range r.Zones() {
+		i := slices.IndexFunc(now.Zones, func(p sync.ZoneProgress) bool { return p.Zone == zone })
+		settled := false
+		switch {
+		case i < 0:
+			waiting = append(waiting, "zone "+zone+" has not joined or is disabled")
+		case now.Zones[i].State == sync.Offline || now.Zones[i].State == sync.Behind:
+			waiting = append(waiting, "zone "+zone+" is "+string(now.Zones[i].State))
+		default:
+			settled = true
+		}
+		rejected := 0
+		for _, rev := range revs {
+			for _, p := range f.Change(rev).Zones {
+				if p.Zone == zone && p.Rejected > rejected {
+					rejected = p.Rejected
+					if len(p.Rejections) > 0 {
+						o.Words = p.Rejections[0].Proxy + ": " + p.Rejections[0].Reason
+					}
+				}
+			}
+		}
+		z := states[zone]
+		if settled { // what it says of resources is of the documents, also when it reports no change of long ago
+			for _, p := range z.Problems {
+				key := mesh.Key{Kind: mesh.KindName(p.Kind), Mesh: p.Mesh, Zone: p.Zone, Name: p.Name}
+				mine := slices.ContainsFunc(r.Spec.Documents, func(doc rollout.Document) bool { return doc.Key() == key })
+				if mine && p.Refused() && p.Proxies > rejected {
+					rejected, o.Words = p.Proxies, p.Reason
+				}
+			}
+		}
+		o.Rejected += rejected
+		if had, ok := r.Status.Connected[zone]; ok && z.Online {
+			o.Gone += max(0, had-z.Connected)
+		}
+	}
+	o.Waiting, o.Settled = strings.Join(waiting, ", "), len(waiting) == 0
+	return o
+}
