@@ -282,11 +282,15 @@ func (w *twin) writtenOnce(context string, names []string) {
 	w.t.Helper()
 	out, err := w.at(context, "", "get", "changes", "--limit", "5000", "-o", "json")
 	must(w.t, err)
-	var changes []struct{ Kind, Name string }
-	must(w.t, json.Unmarshal([]byte(out), &changes))
+	var writes struct {
+		Items []struct{ Changes []struct{ Name string } }
+	}
+	must(w.t, json.Unmarshal([]byte(out), &writes))
 	times := map[string]int{}
-	for _, c := range changes {
-		times[c.Name]++
+	for _, write := range writes.Items {
+		for _, c := range write.Changes {
+			times[c.Name]++
+		}
 	}
 	lost, doubled := 0, 0
 	for _, name := range names {

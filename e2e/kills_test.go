@@ -58,7 +58,7 @@ func (f *fleet) kept(limit time.Duration) {
 func (f *fleet) everywhereNow(patience time.Duration) time.Duration {
 	f.t.Helper()
 	return f.eventually(patience, "every proxy has what global has", func() bool {
-		out, err := f.tryCLI("", "get", "changes", "--limit", "1", "-o", "json")
+		out, err := f.tryCLI("", "get", "changes", "--facts", "--limit", "1", "-o", "json")
 		if err != nil {
 			return false
 		}

@@ -307,14 +307,14 @@ func (f *fleet) tryCLI(stdin string, args ...string) (string, error) {
 
 // newest is the revision of the only change in a list.
 func newest(changes string) (string, error) {
-	var list []struct{ Revision int64 }
+	var list struct{ Items []struct{ Revision int64 } }
 	if err := json.Unmarshal([]byte(changes), &list); err != nil {
 		return "", err
 	}
-	if len(list) != 1 {
+	if len(list.Items) != 1 {
 		return "", fmt.Errorf("the newest change: %q", changes)
 	}
-	return strconv.FormatInt(list[0].Revision, 10), nil
+	return strconv.FormatInt(list.Items[0].Revision, 10), nil
 }
 
 // apply applies manifests and waits until every proxy has them.
