@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"sync/atomic"
@@ -142,6 +143,22 @@ func (z *zones) wantCall(path string, status int) string {
 	return body
 }
 
+// webSocket opens one to the server, which echoes lines.
+func (z *zones) webSocket() (net.Conn, *bufio.Reader) {
+	z.t.Helper()
+	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", z.webHTTP))
+	must(z.t, err)
+	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	fmt.Fprintf(conn, "GET /ws HTTP/1.1\r\nHost: backend\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
+	in := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(in, nil)
+	must(z.t, err)
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		z.t.Fatalf("upgrade got %s", resp.Status)
+	}
+	return conn, in
+}
+
 // TestAcrossZones: the whole path on real Envoys, what passes and what does not.
 func TestAcrossZones(t *testing.T) {
 	z := newZones(t)
@@ -200,17 +217,8 @@ func TestAcrossZones(t *testing.T) {
 	})
 
 	t.Run("a WebSocket crosses", func(t *testing.T) {
-		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", z.webHTTP))
-		must(t, err)
+		conn, in := z.webSocket()
 		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(5 * time.Second))
-		fmt.Fprintf(conn, "GET /ws HTTP/1.1\r\nHost: backend\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
-		in := bufio.NewReader(conn)
-		resp, err := http.ReadResponse(in, nil)
-		must(t, err)
-		if resp.StatusCode != http.StatusSwitchingProtocols {
-			t.Fatalf("upgrade got %s", resp.Status)
-		}
 		fmt.Fprintln(conn, "over the socket")
 		if got, err := in.ReadString('\n'); err != nil || got != "over the socket\n" {
 			t.Errorf("echo over the socket: %q, %v", got, err)
@@ -292,12 +300,37 @@ func TestChangesCostNoConnection(t *testing.T) {
 	must(t, err)
 	defer conn.Close()
 	lines := bufio.NewReader(conn)
+	socket, socketLines := z.webSocket()
+	defer socket.Close()
+	keepAlive := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{MaxConnsPerHost: 1}}
+	var local string // of the kept connection
 	ping := func(what string) {
 		t.Helper()
-		conn.SetDeadline(time.Now().Add(5 * time.Second))
-		fmt.Fprintln(conn, what)
-		if got, err := lines.ReadString('\n'); err != nil || strings.TrimSpace(got) != what {
-			t.Fatalf("the open connection after %s: %q, %v", what, got, err)
+		for name, c := range map[string]struct {
+			net.Conn
+			lines *bufio.Reader
+		}{"TCP connection": {conn, lines}, "WebSocket": {socket, socketLines}} {
+			c.SetDeadline(time.Now().Add(5 * time.Second))
+			fmt.Fprintln(c, what)
+			if got, err := c.lines.ReadString('\n'); err != nil || strings.TrimSpace(got) != what {
+				t.Fatalf("the open %s after %s: %q, %v", name, what, got, err)
+			}
+		}
+		req, err := http.NewRequestWithContext(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) {
+			if at := i.Conn.LocalAddr().String(); local != "" && local != at {
+				t.Errorf("after %s the kept connection of HTTP/1.1 was another", what)
+			}
+			local = i.Conn.LocalAddr().String()
+		}}), http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/", z.webHTTP), nil)
+		must(t, err)
+		resp, err := keepAlive.Do(req)
+		if err != nil {
+			t.Fatalf("the kept connection after %s: %v", what, err)
+		}
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("the kept connection after %s: %s", what, resp.Status)
 		}
 	}
 	ping("start")
