@@ -33,18 +33,47 @@ type recorder struct {
 	log      []string
 	progress map[string][]delta.Progress
 	good     map[string]map[delta.Key]delta.Good
+	refused  map[refusedVersion]bool
 }
 
 func newRecorder() *recorder {
 	return &recorder{layers: map[string][]*delta.Set{}, marks: map[string]int64{}, groups: map[string]string{},
-		own: map[string]*delta.Set{}, progress: map[string][]delta.Progress{}}
+		own: map[string]*delta.Set{}, progress: map[string][]delta.Progress{},
+		good: map[string]map[delta.Key]delta.Good{}, refused: map[refusedVersion]bool{}}
 }
 
 func (r *recorder) Publish(group string, mark int64, urgent bool, layers ...*delta.Set) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.replaced(group, layers)
 	r.layers[group], r.marks[group] = layers, mark
 	r.log = append(r.log, fmt.Sprintf("%s urgent=%v", group, urgent))
+}
+
+// replaced keeps what a publication replaces or removes as the last good one, unless it was
+// refused, as a server whose proxies answer at once.
+func (r *recorder) replaced(group string, layers []*delta.Set) {
+	for i, old := range r.layers[group] {
+		if i >= len(layers) {
+			break
+		}
+		for _, k := range old.Diff(layers[i]) {
+			was := old.Get(k.TypeURL, k.Name)
+			if was == nil || k.TypeURL == xds.EndpointType || r.refused[refusedVersion{k, was.Version}] {
+				continue
+			}
+			if r.good[group] == nil {
+				r.good[group] = map[delta.Key]delta.Good{}
+			}
+			r.good[group][k] = delta.Good{Resource: was, Mark: r.marks[group]}
+		}
+	}
+}
+
+// refusedVersion is one that some proxy said no to.
+type refusedVersion struct {
+	delta.Key
+	version string
 }
 
 func (r *recorder) Assign(node, group string, own *delta.Set) {

@@ -3,12 +3,15 @@ package zone
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tombolo-mesh/tombolo/mesh"
+	"github.com/tombolo-mesh/tombolo/xds/delta"
 	zonesync "github.com/tombolo-mesh/tombolo/zone/sync"
 )
 
@@ -35,8 +38,8 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 					return
 				}
 			}
-			if h.compared == 0 {
-				t.Error("nothing was compared")
+			if h.compared == 0 || *metaSteps >= 50 && (h.refusals == 0 || h.held == 0) {
+				t.Error("compared", h.compared, "refused", h.refusals, "held", h.held)
 			}
 		})
 	}
@@ -47,6 +50,8 @@ type history struct {
 	*rig
 	rnd      *rand.Rand
 	compared int
+	refusals int
+	held     int // steps with a quarantine in force
 	last     string
 }
 
@@ -68,6 +73,11 @@ func (h *history) step() {
 			ops = append(ops, op)
 		}
 		changes = append(changes, c...)
+	}
+	if h.rnd.IntN(3) == 0 {
+		if op := h.verdict(); op != nil {
+			ops = append(ops, op)
+		}
 	}
 	if len(changes) > 0 {
 		if h.rnd.IntN(12) == 0 { // everything anew, as after a restore at global
@@ -97,6 +107,35 @@ func (h *history) snapshot(changes []mesh.Change) func(b *batch) {
 		b.must.ReplaceResources = true
 		h.push(append(all, changes...)...)(b)
 	}
+}
+
+// verdict is a proxy's word on something that its class has: that it refuses it,
+// or, of what is in quarantine, that it takes it after all.
+func (h *history) verdict() func(b *batch) {
+	var all []delta.Verdict
+	for _, id := range slices.Sorted(maps.Keys(h.e.classes)) {
+		c := h.e.classes[id]
+		if q := h.e.quarantines[id]; q != nil && h.rnd.IntN(3) == 0 {
+			x := q.Refused[h.rnd.IntN(len(q.Refused))]
+			all = append(all, delta.Verdict{Group: id, Accepted: true, Rejection: delta.Rejection{TypeURL: x.TypeURL, Resource: x.Name, Version: x.Version}})
+		}
+		for _, k := range (*delta.Set)(nil).Diff(c.set) {
+			if c.set.Get(k.TypeURL, k.Name) != nil {
+				all = append(all, delta.Verdict{Group: id, Rejection: delta.Rejection{Node: "n", TypeURL: k.TypeURL, Resource: k.Name,
+					Version: c.set.Get(k.TypeURL, k.Name).Version, Reason: "no"}})
+			}
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	v := all[h.rnd.IntN(len(all))]
+	h.last += " verdict(" + v.Resource + fmt.Sprint(" accepted=", v.Accepted) + ")"
+	if !v.Accepted {
+		h.refusals++
+		h.out.refused[refusedVersion{delta.Key{TypeURL: v.TypeURL, Name: v.Resource}, v.Version}] = true
+	}
+	return func(b *batch) { h.e.judge(b, []delta.Verdict{v}) }
 }
 
 func (h *history) event() (func(b *batch), []mesh.Change) {
@@ -278,6 +317,10 @@ func (h *history) same(step int) bool {
 	}
 	if d := cmp.Diff(oracle.facts.Facts(), h.e.facts.Facts()); d != "" {
 		return fail("facts", d)
+	}
+	h.held += len(h.e.quarantines)
+	if d := cmp.Diff(oracle.quarantines, h.e.quarantines); d != "" {
+		return fail("quarantine", d)
 	}
 	if len(h.e.dirty) > 0 {
 		return fail("queue", fmt.Sprint(h.e.dirty))
