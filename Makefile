@@ -75,7 +75,8 @@ bench-full: build ## the scenarios that take longer; RUN=name,name for some
 	@$(GO) build -trimpath -o $(BIN)/bench ./bench
 	TOMBOLO_ENVOY="$(ENVOY)" $(BIN)/bench $(if $(RUN),-run '$(RUN)',-full -write)
 
-fuzz: ## every fuzz target for a while (FUZZTIME=30s each)
+fuzz: ## every fuzz target for a while (FUZZTIME=30s each), and SEQUENCES=10000 random histories of a zone
+	$(GO) test ./zone -timeout 24h -run '^TestIncrementalEqualsFromScratch$$' -meta.seeds=$${SEQUENCES:-10000} -meta.from=$${FROM:-1000} -meta.steps=$${STEPS:-15}
 	@for p in $$(grep -rl '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$p/*_test.go | sed 's/func //'); do \
 	    $(GO) test $$p -run '^$$' -fuzz "^$$f$$" -fuzztime $${FUZZTIME:-30s} || exit 1; done; done
