@@ -48,7 +48,7 @@ func (e *engine) reach(kind mesh.Kind, policy mesh.Key) explain.ZoneReach {
 	}
 	classes := 0
 	for _, c := range e.classes {
-		if c.ir.Mesh != policy.Mesh || c.proxy == nil {
+		if c.ir.Mesh != policy.Mesh || c.ir.Role == ir.Ingress || c.proxy == nil {
 			continue
 		}
 		connected, names := c.connected()
