@@ -42,7 +42,7 @@ import (
 const (
 	roundsVariable = "TOMBOLO_EXPLAIN_ROUNDS"
 	seedVariable   = "TOMBOLO_EXPLAIN_SEED"
-	defaultRounds  = 12
+	defaultRounds  = 10
 	callsOfRound   = 24
 )
 
@@ -211,7 +211,7 @@ func (o *oracle) world(round int) *irtest.World {
 	for i := range 1 + o.rng.IntN(4) {
 		add(mesh.KindMeshTrafficPermission, fmt.Sprintf("p%d", i), "", o.permission(), nil)
 	}
-	for i := range o.rng.IntN(3) {
+	for i := range o.rng.IntN(5) {
 		add(mesh.KindMeshHTTPRoute, fmt.Sprintf("r%d", i), "", o.route(), nil)
 	}
 	if o.chance(50) {
@@ -224,7 +224,7 @@ func (o *oracle) world(round int) *irtest.World {
 }
 
 func (o *oracle) service() doc {
-	return doc{"kind": "MeshService", "name": pick(o, "alpha", "beta", "beta", "ghost")}
+	return doc{"kind": "MeshService", "labels": map[string]string{mesh.LabelDisplayName: pick(o, "alpha", "beta", "beta", "ghost")}}
 }
 
 func (o *oracle) permission() doc {

@@ -76,7 +76,7 @@ func startExplained(t *testing.T) *live {
 		put(resource(t, mesh.KindMeshTrafficPermission, "default", "", "web", `{"targetRef":{"kind":"Dataplane","labels":{"tombolo.io/workload":"api"}},"rules":[{"default":{"allow":[{"spiffeID":{"type":"Exact","value":"spiffe://default.east.mesh.local/workload/web"}}]}}]}`)),
 		put(resource(t, mesh.KindMeshService, "default", "west", "backend", `{"ports":[{"port":80,"appProtocol":"http"}],"selector":{"dataplaneLabels":{"matchLabels":{"a":"b"}}},"identities":[{"type":"SpiffeID","value":"spiffe://default.west.mesh.local/workload/backend"}],"state":"Available"}`)),
 		put(resource(t, mesh.KindMeshZoneAddress, "default", "west", "in", `{"address":"192.0.2.1","port":10001}`)),
-		put(resource(t, mesh.KindMeshTimeout, "default", "", "slow", `{"to":[{"targetRef":{"kind":"MeshService","name":"api"},"default":{"http":{"requestTimeout":"7s"}}}]}`)),
+		put(resource(t, mesh.KindMeshTimeout, "default", "", "slow", `{"to":[{"targetRef":{"kind":"MeshService","labels":{"tombolo.io/display-name":"api"}},"default":{"http":{"requestTimeout":"7s"}}}]}`)),
 	)
 	l.joinWith(sidecar(t, "default", "web-1", "web", "10.0.0.1", httpInbound, callAPI,
 		`{"port":20002,"backendRef":{"kind":"MeshService","labels":{"tombolo.io/display-name":"backend","tombolo.io/zone":"west"},"port":80}}`),
@@ -198,7 +198,7 @@ func TestPolicyReach(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	l.push(put(resource(t, mesh.KindMeshTimeout, "default", "", "unseen", `{"targetRef":{"kind":"Dataplane","labels":{"a":"b"}},"to":[{"targetRef":{"kind":"Mesh"},"default":{"idleTimeout":"1s"}}]}`)),
-		put(resource(t, mesh.KindMeshTimeout, "default", "", "idle", `{"to":[{"targetRef":{"kind":"MeshService","name":"none"},"default":{"idleTimeout":"1s"}}]}`)))
+		put(resource(t, mesh.KindMeshTimeout, "default", "", "idle", `{"to":[{"targetRef":{"kind":"MeshService","labels":{"tombolo.io/display-name":"none"}},"default":{"idleTimeout":"1s"}}]}`)))
 	if r := reach(mesh.KindMeshTimeout, "unseen"); r.Nobody != "its targetRef selects no proxy of the zone" {
 		t.Errorf("%+v", r)
 	}
