@@ -175,8 +175,16 @@ func (w *world) start(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := w.fleets[z-1].Add(specs...); err != nil {
-			return err
+		// Who is called comes first, as it does in life: else everybody is told of each
+		// new service by itself, which is another measurement.
+		called := len(specs) - w.scenario.Topology.Callers
+		for _, some := range [][]load.Spec{specs[:called], specs[called:]} {
+			if err := w.fleets[z-1].Add(some...); err != nil {
+				return err
+			}
+			if err := w.fleets[z-1].Settle(ctx, time.Second); err != nil {
+				return err
+			}
 		}
 	}
 	return w.settle(ctx)

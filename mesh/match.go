@@ -79,22 +79,36 @@ func SelectWithShadow(kind KindName, all []PolicyResource, proxy ProxyMeta) []Se
 	return selectPolicies(kind, all, proxy, true)
 }
 
+// Selects reports whether a policy, of any kind, selects a proxy. It is pure.
+func Selects(p *PolicyResource, proxy ProxyMeta) bool {
+	_, _, ok := selects(p, proxy, false)
+	return ok
+}
+
+func selects(p *PolicyResource, proxy ProxyMeta, shadow bool) (policy Policy, section string, ok bool) {
+	if p.Mesh != proxy.Mesh || !shadow && p.Labels[LabelEffect] == EffectShadow {
+		return nil, "", false
+	}
+	policy, ok = p.Decoded.(Policy)
+	if !ok || !zoneSelects(&p.Resource, proxy.Zone) || !namespaceSelects(&p.Resource, proxy.Labels) {
+		return nil, "", false
+	}
+	section, ok = targetSelects(policy.TopTarget(), proxy)
+	return policy, section, ok
+}
+
 func selectPolicies(kind KindName, all []PolicyResource, proxy ProxyMeta, shadow bool) []Selected {
 	var found []*Selected // sorted before they are copied: they are large
 	for i := range all {
 		p := &all[i]
-		if p.Kind != kind || p.Mesh != proxy.Mesh || !shadow && p.Labels[LabelEffect] == EffectShadow {
+		if p.Kind != kind {
 			continue
 		}
-		policy, ok := p.Decoded.(Policy)
-		if !ok || !zoneSelects(&p.Resource, proxy.Zone) || !namespaceSelects(&p.Resource, proxy.Labels) {
-			continue
-		}
-		top := policy.TopTarget()
-		section, ok := targetSelects(top, proxy)
+		policy, section, ok := selects(p, proxy, shadow)
 		if !ok {
 			continue
 		}
+		top := policy.TopTarget()
 		found = append(found, &Selected{PolicyResource: *p, Section: section, to: policy.ToItems(), rules: policy.RuleItems(),
 			rank: rankOf(&p.Resource, top)})
 	}

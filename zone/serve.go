@@ -30,6 +30,9 @@ import (
 const (
 	maxStreamsPerConnection = 16
 	maxMessage              = 4 << 20
+	// readBuffer of a connection, which it keeps: proxies say little. What is written
+	// is buffered only while it is.
+	readBuffer = 4 << 10
 )
 
 // Times of TCP: a host that is cut off is noticed within two seconds, by the
@@ -65,7 +68,8 @@ func listen(ctx context.Context, address string) (net.Listener, error) {
 
 func newServer(cfg *tls.Config, server *agents.Server, xds *delta.Server, e *engine) *grpc.Server {
 	options := append(agents.ServerOptions(), grpc.StreamInterceptor(e.gate),
-		grpc.Creds(credentials.NewTLS(cfg)), grpc.MaxConcurrentStreams(maxStreamsPerConnection), grpc.MaxRecvMsgSize(maxMessage))
+		grpc.Creds(credentials.NewTLS(cfg)), grpc.MaxConcurrentStreams(maxStreamsPerConnection), grpc.MaxRecvMsgSize(maxMessage),
+		grpc.ReadBufferSize(readBuffer), grpc.SharedWriteBuffer(true))
 	s := grpc.NewServer(options...)
 	agentv1.RegisterAgentServiceServer(s, server)
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(s, xds)

@@ -51,3 +51,31 @@ type Reader interface {
 	// zone gave it. Empty: it is reached by explicit outbounds alone.
 	Addresses(service mesh.Key) []string
 }
+
+// Accept is a pure predicate on objects: the same object, the same answer, for as
+// long as who gave it depends on what it read.
+type Accept func(*Object) bool
+
+// Selector is a Reader that records what a predicate accepts, in place of all that
+// a query finds: an object that it accepts neither before nor after a change makes
+// nobody dirty.
+type Selector interface {
+	Reader
+	// Select is List, of what is accepted.
+	Select(q Query, accept Accept) []*Object
+}
+
+// Select lists the objects of a query that are accepted. A Reader that is no
+// Selector depends on all of them.
+func Select(r Reader, q Query, accept Accept) []*Object {
+	if s, ok := r.(Selector); ok {
+		return s.Select(q, accept)
+	}
+	var out []*Object
+	for _, o := range r.List(q) {
+		if accept(o) {
+			out = append(out, o)
+		}
+	}
+	return out
+}

@@ -113,7 +113,12 @@ func (b *compiler) list(kind mesh.KindName) []mesh.PolicyResource {
 func (b *compiler) policies(kind mesh.KindName) []mesh.Selected {
 	s, ok := b.selected[kind]
 	if !ok {
-		s = mesh.SelectPolicies(kind, b.list(kind), b.meta)
+		var all []mesh.PolicyResource
+		q := Query{Kind: kind, Mesh: b.class.Mesh, Index: ByMesh}
+		for _, o := range Select(b.r, q, func(o *Object) bool { return mesh.Selects((*mesh.PolicyResource)(o), b.meta) }) {
+			all = append(all, mesh.PolicyResource(*o))
+		}
+		s = mesh.SelectPolicies(kind, all, b.meta)
 		b.selected[kind] = s
 	}
 	return s

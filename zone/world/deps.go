@@ -14,11 +14,23 @@ type reads struct {
 	bare      bool // specs only
 	gets      map[mesh.Key]struct{}
 	lists     map[ir.Query]struct{}
+	selects   map[ir.Query][]ir.Accept
 	counters  map[string]struct{}
 	addresses map[mesh.Key]struct{}
 }
 
-func (r *reads) len() int { return len(r.gets) + len(r.lists) + len(r.counters) + len(r.addresses) }
+func (r *reads) len() int {
+	return len(r.gets) + len(r.lists) + len(r.selects) + len(r.counters) + len(r.addresses)
+}
+
+// accepts reports whether the unit took an object when it last read.
+func (r *reads) accepts(q ir.Query, it *item) bool {
+	o := it.full
+	if r.bare {
+		o = it.bare
+	}
+	return slices.ContainsFunc(r.selects[q], func(accept ir.Accept) bool { return accept(o) })
+}
 
 type readers map[*reads]struct{}
 
@@ -29,6 +41,7 @@ type deps struct {
 	units     map[Unit]*reads
 	gets      map[mesh.Key]readers
 	lists     map[ir.Query]readers
+	selects   map[ir.Query]readers
 	counters  map[string]readers
 	addresses map[mesh.Key]readers
 	edges     int
@@ -39,7 +52,7 @@ type deps struct {
 func newDeps() deps {
 	return deps{
 		units: map[Unit]*reads{}, gets: map[mesh.Key]readers{},
-		lists: map[ir.Query]readers{}, counters: map[string]readers{}, addresses: map[mesh.Key]readers{},
+		lists: map[ir.Query]readers{}, selects: map[ir.Query]readers{}, counters: map[string]readers{}, addresses: map[mesh.Key]readers{},
 	}
 }
 
@@ -51,6 +64,7 @@ func (d *deps) file(r *reads) {
 	d.edges += r.len()
 	link(d.gets, r.gets, r)
 	link(d.lists, r.lists, r)
+	link(d.selects, r.selects, r)
 	link(d.counters, r.counters, r)
 	link(d.addresses, r.addresses, r)
 }
@@ -71,6 +85,7 @@ func (d *deps) drop(unit Unit) {
 	}
 	unlink(d.gets, old.gets, old)
 	unlink(d.lists, old.lists, old)
+	unlink(d.selects, old.selects, old)
 	unlink(d.counters, old.counters, old)
 	unlink(d.addresses, old.addresses, old)
 	delete(d.units, unit)
@@ -83,7 +98,7 @@ func (d *deps) size() (units, edges int) {
 	return len(d.units), d.edges
 }
 
-func link[K comparable](index map[K]readers, keys map[K]struct{}, r *reads) {
+func link[K comparable, V any](index map[K]readers, keys map[K]V, r *reads) {
 	for k := range keys {
 		set := index[k]
 		if set == nil {
@@ -94,7 +109,7 @@ func link[K comparable](index map[K]readers, keys map[K]struct{}, r *reads) {
 	}
 }
 
-func unlink[K comparable](index map[K]readers, keys map[K]struct{}, r *reads) {
+func unlink[K comparable, V any](index map[K]readers, keys map[K]V, r *reads) {
 	for k := range keys {
 		delete(index[k], r)
 		if len(index[k]) == 0 {
@@ -129,9 +144,17 @@ func (t *touch) get(k mesh.Key, c change) {
 	touched(t.deps, k, func(d *deps) map[mesh.Key]readers { return d.gets }, func(r *reads) map[mesh.Key]struct{} { return r.gets }, t.mark(c))
 }
 
-func (t *touch) lists(queries []ir.Query, c change) {
+// lists touches who listed any of the queries under which an object is found, and
+// who selected from them and accepts it.
+func (t *touch) lists(queries []ir.Query, it *item, c change) {
+	mark := t.mark(c)
 	for _, q := range queries {
-		touched(t.deps, q, func(d *deps) map[ir.Query]readers { return d.lists }, func(r *reads) map[ir.Query]struct{} { return r.lists }, t.mark(c))
+		touched(t.deps, q, func(d *deps) map[ir.Query]readers { return d.lists }, func(r *reads) map[ir.Query]struct{} { return r.lists }, mark)
+		touched(t.deps, q, func(d *deps) map[ir.Query]readers { return d.selects }, func(r *reads) map[ir.Query][]ir.Accept { return r.selects }, func(r *reads) {
+			if _, already := t.dirty[r.unit]; !already && r.accepts(q, it) {
+				mark(r)
+			}
+		})
 	}
 }
 
@@ -222,6 +245,13 @@ func (r *recorder) List(q ir.Query) []*ir.Object {
 	return r.view.List(q)
 }
 
+// Select implements ir.Selector: what is not accepted now is no dependency until a
+// change makes it so.
+func (r *recorder) Select(q ir.Query, accept ir.Accept) []*ir.Object {
+	r.reads.selects[q] = append(r.reads.selects[q], accept)
+	return slices.DeleteFunc(r.view.List(q), func(o *ir.Object) bool { return !accept(o) })
+}
+
 // Counter implements ir.Reader.
 func (r *recorder) Counter(name string) uint64 {
 	r.reads.counters[name] = struct{}{}
@@ -234,4 +264,4 @@ func (r *recorder) Addresses(service mesh.Key) []string {
 	return r.view.Addresses(service)
 }
 
-var _ ir.Reader = (*recorder)(nil)
+var _ ir.Selector = (*recorder)(nil)

@@ -86,7 +86,7 @@ func (i *inherited) touched(indexed func(*deps) readers, has func(*reads) bool, 
 }
 
 // touched calls fn with each read of something in an index.
-func touched[K comparable](d *deps, key K, index func(*deps) map[K]readers, of func(*reads) map[K]struct{}, fn func(*reads)) {
+func touched[K comparable, V any](d *deps, key K, index func(*deps) map[K]readers, of func(*reads) map[K]V, fn func(*reads)) {
 	for r := range index(d)[key] {
 		fn(r)
 	}

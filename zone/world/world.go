@@ -64,7 +64,8 @@ type Problem struct {
 	Reason string
 }
 
-// item is an object, and the same without status for those who read specs.
+// item is an object, and the same for those who read specs: without status, and a
+// MeshService without its state, which follows from its instances as its status does.
 type item struct {
 	text       string
 	full, bare *ir.Object
@@ -72,11 +73,18 @@ type item struct {
 
 func newItem(o *ir.Object) *item {
 	it := &item{text: o.Key.String(), full: o, bare: o}
-	if len(o.Status) > 0 {
-		bare := *o
-		bare.Status = nil
-		it.bare = &bare
+	svc, isService := o.Decoded.(*mesh.MeshService)
+	if len(o.Status) == 0 && (!isService || svc.State == "") {
+		return it
 	}
+	bare := *o
+	bare.Status = nil
+	if isService && svc.State != "" { // what its instances make of it
+		plain := *svc
+		plain.State = ""
+		bare.Decoded = &plain
+	}
+	it.bare = &bare
 	return it
 }
 
@@ -157,12 +165,13 @@ func (w *World) Apply(b Batch) Result {
 func (w *World) put(t *touch, o *ir.Object) {
 	next := newItem(o)
 	queries := queriesOf(o)
-	if old := w.objects[o.Key]; old != nil && sameSpec(old.full, o) {
+	if old := w.objects[o.Key]; old != nil && sameSpec(old.bare, next.bare) {
 		// The indexes stay. Those who read specs see nothing new; if the status is
 		// the same nobody does: only the revision, which is for people, moves.
-		if !bytes.Equal(old.full.Status, o.Status) {
+		if !bytes.Equal(old.full.Status, o.Status) || !sameSpec(old.full, o) {
 			t.get(o.Key, statusChanged)
-			t.lists(queries, statusChanged)
+			t.lists(queries, old, statusChanged)
+			t.lists(queries, next, statusChanged)
 		}
 		w.objects[o.Key] = next
 		for _, q := range queries {
@@ -173,7 +182,7 @@ func (w *World) put(t *touch, o *ir.Object) {
 	w.remove(t, o.Key)
 	t.get(o.Key, specChanged)
 	w.objects[o.Key] = next
-	t.lists(queries, specChanged)
+	t.lists(queries, next, specChanged)
 	for _, q := range queries {
 		w.own(q).put(next)
 	}
@@ -188,7 +197,7 @@ func (w *World) remove(t *touch, key mesh.Key) {
 	delete(w.objects, key)
 	queries := queriesOf(old.full)
 	t.get(key, specChanged)
-	t.lists(queries, specChanged)
+	t.lists(queries, old, specChanged)
 	for _, q := range queries {
 		b := w.own(q)
 		b.remove(old.text)
@@ -203,8 +212,8 @@ func (w *World) remove(t *touch, key mesh.Key) {
 // again. Units may be read in parallel, one unit only once at a time.
 func (w *World) Read(unit Unit, fn func(ir.Reader)) { w.read(unit, false, fn) }
 
-// ReadSpecs is Read where objects have no status. What only the status of an
-// object changes, such as health, does not make the unit dirty.
+// ReadSpecs is Read where objects have no status, and services no state. What only
+// those change, such as health, does not make the unit dirty.
 func (w *World) ReadSpecs(unit Unit, fn func(ir.Reader)) { w.read(unit, true, fn) }
 
 func (w *World) read(unit Unit, bare bool, fn func(ir.Reader)) {
@@ -212,7 +221,7 @@ func (w *World) read(unit Unit, bare bool, fn func(ir.Reader)) {
 	defer w.mu.RUnlock()
 	r := &recorder{view: view{w: w, bare: bare}, reads: reads{
 		unit: unit, bare: bare,
-		gets: map[mesh.Key]struct{}{}, lists: map[ir.Query]struct{}{}, counters: map[string]struct{}{}, addresses: map[mesh.Key]struct{}{},
+		gets: map[mesh.Key]struct{}{}, lists: map[ir.Query]struct{}{}, selects: map[ir.Query][]ir.Accept{}, counters: map[string]struct{}{}, addresses: map[mesh.Key]struct{}{},
 	}}
 	fn(r)
 	w.deps.file(&r.reads)

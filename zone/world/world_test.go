@@ -48,6 +48,14 @@ func TestDependencies(t *testing.T) {
 	older := web
 	older.Created = web.Created.AddDate(0, 0, 1)
 
+	unavailable := web
+	unavailable.Spec = []byte(`{"ports":[{"port":80}],"state":"Unavailable"}`)
+
+	selectOf := func(name string) func(ir.Reader) {
+		return func(r ir.Reader) {
+			ir.Select(r, query(ir.ByMesh, ""), func(o *ir.Object) bool { return o.DisplayName() == name })
+		}
+	}
 	get := func(r ir.Reader) { r.Get(web.Key) }
 	list := func(q ir.Query) func(ir.Reader) { return func(r ir.Reader) { r.List(q) } }
 	for name, c := range map[string]struct {
@@ -72,6 +80,16 @@ func TestDependencies(t *testing.T) {
 		"a status":                                {before: []mesh.Resource{web}, read: list(query(ir.ByMesh, "")), batch: put(withStatus), dirty: true},
 		"a status, to a reader of specs":          {before: []mesh.Resource{web}, read: list(query(ir.ByMesh, "")), specs: true, batch: put(withStatus)},
 		"an object, to a reader of specs":         {read: list(query(ir.ByMesh, "")), specs: true, batch: put(withStatus), dirty: true},
+		"what is selected":                        {read: selectOf("web"), batch: put(web), dirty: true},
+		"what is not selected":                    {read: selectOf("api"), batch: put(web)},
+		"what is not selected any more":           {before: []mesh.Resource{web}, read: selectOf("web"), batch: put(service("web", "east", `{}`, mesh.LabelDisplayName, "x")), dirty: true},
+		"what is selected from now on":            {before: []mesh.Resource{service("web", "east", `{}`, mesh.LabelDisplayName, "x")}, read: selectOf("web"), batch: put(web), dirty: true},
+		"what was selected and goes":              {before: []mesh.Resource{web}, read: selectOf("web"), batch: del(web.Key), dirty: true},
+		"a status of what is selected":            {before: []mesh.Resource{web}, read: selectOf("web"), batch: put(withStatus), dirty: true},
+		"the same, to a reader of specs":          {before: []mesh.Resource{web}, read: selectOf("web"), specs: true, batch: put(withStatus)},
+		"the state of a service":                  {before: []mesh.Resource{web}, read: get, batch: put(unavailable), dirty: true},
+		"the same, to one of specs":               {before: []mesh.Resource{web}, read: get, specs: true, batch: put(unavailable)},
+		"a port beside it, to one of specs":       {before: []mesh.Resource{unavailable}, read: get, specs: true, batch: put(service("web", "east", `{"state":"Available"}`)), dirty: true},
 		"a counter":                               {read: func(r ir.Reader) { r.Counter("a") }, batch: world.Batch{Counters: map[string]uint64{"a": 1}}, dirty: true},
 		"a counter that stays":                    {read: func(r ir.Reader) { r.Counter("a") }, batch: world.Batch{Counters: map[string]uint64{"a": 0}}},
 		"put and deleted in one batch, as it was": {read: get, batch: world.Batch{Changes: []mesh.Change{{Resource: named}, {Deleted: true, Resource: named}}}},
