@@ -167,7 +167,7 @@ type heard struct {
 	addresses map[string][]string
 	numbers   map[string]uint64
 	batches   int
-	at        map[string]time.Time // of a pod's last change
+	at        map[string]time.Time // when a pod was first not ready
 }
 
 func (h *heard) Apply(_ context.Context, b platform.Batch) error {
@@ -179,7 +179,9 @@ func (h *heard) Apply(_ context.Context, b platform.Batch) error {
 		h.at = map[string]time.Time{}
 	}
 	for k, p := range b.Pods {
-		h.at[k.Name] = time.Now()
+		if old := h.pods[k.Name]; p != nil && !p.Ready && (old == nil || old.Ready) {
+			h.at[k.Name] = time.Now()
+		}
 		if delete(h.pods, k.Name); p != nil {
 			h.pods[k.Name] = p
 		}
