@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -250,4 +251,25 @@ func TestPlanThroughTheLoop(t *testing.T) {
 	}
 	cancel()
 	<-done
+}
+
+// Plans are worked on beside the loop: under the race detector, nothing that they
+// share with it is written, and what proxies have is what it would be without them.
+func TestPlansBesideTheLoop(t *testing.T) {
+	h := &history{rig: newRig(t, "east"), rnd: rand.New(rand.NewPCG(5, 13))}
+	for range 40 {
+		h.step()
+	}
+	var plans sync.WaitGroup
+	defer plans.Wait()
+	for step := range 30 {
+		changes := append(h.policy("default"), h.remote("default")...)
+		p := plannedBy(t, changes...)
+		c := h.e.copy()
+		plans.Go(func() { c.engine().preview(p) })
+		h.step()
+		if !h.same(step) {
+			return
+		}
+	}
 }

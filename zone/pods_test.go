@@ -227,3 +227,33 @@ func TestTwoSourcesOfOneKey(t *testing.T) {
 		}
 	}
 }
+
+// An instance of a zone has classes for the pods alone whose agents it serves. Its
+// plan is for all of them, and leaves them as they are.
+func TestAPlanCountsPodsOfOtherInstances(t *testing.T) {
+	r := kubeRig(t)
+	pods := map[mesh.Key]*platform.Pod{}
+	for _, name := range []string{"web-1", "web-2", "web-3"} {
+		pods[podKey(name)] = podOf(t, "web", name, "10.0.0."+name[len(name)-1:])
+	}
+	r.turn(r.push(identityOf(t, "default"), allowAll(t, "default")), tell(r.e, platform.Batch{Pods: pods, Resources: map[mesh.Key]*mesh.Resource{serviceOf("web").Key: serviceOf("web")}}))
+	mine := pods[podKey("web-2")].Resource
+	r.turn(func(b *batch) {
+		r.e.join(b, agents.Proxy{Resource: mine, Spec: decoded(t, mine).(*mesh.Dataplane), Instance: "i", Control: silent{}})
+	})
+	if n := len(r.e.classes); n != 1 {
+		t.Fatal("classes:", n)
+	}
+	deny := put(resource(t, mesh.KindMeshTrafficPermission, "default", "", "deny", `{"rules":[{"default":{"deny":[{"spiffeID":{"type":"Exact","value":"spiffe://default.east.mesh.local/x"}}]}}]}`))
+	before := r.trace()
+	p := r.plan(deny)
+	if p.Proxies != 3 || p.Affected != 3 || len(p.Effects) != 1 || len(p.Effects[0].Workloads) != 1 || p.Effects[0].Workloads[0].Proxies != 3 || len(p.Shared) > 0 {
+		t.Errorf("%+v\n%s", p, said(p))
+	}
+	if r.trace() != before {
+		t.Error("the plan left a trace")
+	}
+	if r.e.proxies[podKey("web-1")].class != nil {
+		t.Error("a pod of another instance has a class now")
+	}
+}
