@@ -161,7 +161,11 @@ func (s *Server) viewRollout(r rollout.Rollout) RolloutView {
 		out.Resources = append(out.Resources, label(d.Key()))
 	}
 	here := r.Zones()
-	for _, z := range s.cfg.Fleet.Change(r.Revision).Zones {
+	status := s.cfg.Fleet.Change(r.Revision)
+	for _, rev := range r.Status.Revisions { // counts are the largest of its steps
+		merge(&status, s.cfg.Fleet.Change(rev))
+	}
+	for _, z := range status.Zones {
 		if slices.Contains(here, z.Zone) {
 			out.Zones = append(out.Zones, z)
 		}
