@@ -99,6 +99,7 @@ func TestStagedZoneAfterZone(t *testing.T) {
 		// A zone that comes with nothing gets its stage with the snapshot, the others do not.
 		for _, zone := range []string{"east", "north"} {
 			f.zones[zone].stop()
+			delete(f.zones, zone)
 			f.join(zone)
 		}
 		f.see("99 1- 1- running")
