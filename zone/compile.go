@@ -29,10 +29,10 @@ type class struct {
 	// set is what all its proxies share, layer their endpoints.
 	set   *delta.Set
 	layer *layer
-	// compiled is what proxy was built into, formerRefs the endpoint sets of the
-	// compile before.
-	compiled   []*delta.Resource
-	formerRefs []ir.EndpointRef
+	// compiled is what proxy was built into, refs the endpoint sets that go with it,
+	// formerRefs those of the compile before.
+	compiled         []*delta.Resource
+	refs, formerRefs []ir.EndpointRef
 	// failure says why the last compile could not be built; the one before stays.
 	failure string
 }
@@ -244,10 +244,8 @@ func (e *engine) accept(b *batch, r compiled) {
 		return
 	}
 	urgent := c.proxy != nil && tightened(c.proxy, r.proxy)
-	if c.proxy != nil {
-		c.formerRefs = ir.EndpointRefs(c.proxy)
-	}
 	c.proxy, c.hash, c.failure = r.proxy, r.hash, ""
+	c.refs, c.formerRefs = ir.EndpointRefs(r.proxy), c.refs
 	e.reconsider(c, r.resources)
 	c.compiled = r.resources
 	e.rearrange(c)

@@ -171,13 +171,15 @@ func refers(r *delta.Resource, name string) bool {
 func (e *engine) rearrange(c *class) {
 	a := arrange(c.compiled, e.quarantines[c.ir.ID])
 	c.set = delta.NewSet(a.resources)
-	refs := ir.EndpointRefs(c.proxy)
+	refs := c.refs
 	for _, ref := range a.refs {
 		if !slices.ContainsFunc(refs, func(x ir.EndpointRef) bool { return x.Name == ref.Name }) {
-			refs = append(refs, ref)
+			refs = append(slices.Clip(refs), ref)
 		}
 	}
-	slices.SortFunc(refs, func(a, b ir.EndpointRef) int { return strings.Compare(a.Name, b.Name) })
+	if len(a.refs) > 0 {
+		refs = slices.SortedFunc(slices.Values(refs), func(a, b ir.EndpointRef) int { return strings.Compare(a.Name, b.Name) })
+	}
 	e.useLayer(c, refs)
 }
 
