@@ -72,8 +72,18 @@ func TestStagedOverTwoInstances(t *testing.T) {
 	_, out = left.call(t, "GET", "/changes/_history?kind=mt&mesh=default&name=t", admin, "")
 	var h api.ResourceHistory
 	if err := json.Unmarshal(out, &h); err != nil || len(h.Items) != 1 {
-		t.Errorf("it was written more than once: %s", out)
+		t.Fatalf("it was written more than once: %s", out)
 	}
+	// The end of a rollout is a write like any other, and can be undone.
+	if status, out := left.call(t, "POST", fmt.Sprintf("/changes/%d/undo", h.Items[0].Revision), admin, ""); status >= 300 {
+		t.Fatalf("undo: %d %s", status, out)
+	}
+	eventually(t, 20*time.Second, "the undo", func() error {
+		if has("east") || has("west") {
+			return errors.New("it is still there")
+		}
+		return nil
+	})
 }
 
 func instancesOf(t *testing.T, g *running, admin string) []byte {
