@@ -40,7 +40,18 @@ func (a *actor) step() step {
 		}
 	case 3:
 		return func(w *world.World) []world.Unit { w.Forget(unit); return nil }
-	case 4, 5:
+	case 4:
+		q, port := query(ir.ByMesh, ""), uint32(1+a.rng.IntN(5))
+		return func(w *world.World) []world.Unit {
+			w.Read(unit, func(r ir.Reader) {
+				ir.Select(r, q, func(o *ir.Object) bool {
+					svc, ok := o.Decoded.(*mesh.MeshService)
+					return ok && len(svc.Ports) > 0 && svc.Ports[0].Port == port
+				})
+			})
+			return nil
+		}
+	case 5:
 		q := query(ir.ByZone, key.Zone)
 		return func(w *world.World) []world.Unit {
 			w.Read(unit, func(r ir.Reader) {
