@@ -51,6 +51,7 @@ func (i inspector) leave(ctx context.Context, meshName string, call explain.Call
 	var d explain.Departure
 	var control agents.Control
 	var problem *explain.Problem
+	var heldBack []string
 	looks := func(*batch) {
 		p, alike, err := i.e.source(meshName, call.Source)
 		if err != nil {
@@ -59,6 +60,7 @@ func (i inspector) leave(ctx context.Context, meshName string, call explain.Call
 		}
 		control = p.control
 		d = i.e.departure(p, alike)
+		heldBack = i.e.heldBack(map[string]bool{p.class.ir.ID: true})
 	}
 	if err := i.e.await(ctx.Done(), &op{looks: true, run: looks}); err != nil {
 		return err
@@ -81,6 +83,7 @@ func (i inspector) leave(ctx context.Context, meshName string, call explain.Call
 		}
 		return err
 	}
+	x.Notes = append(x.Notes, heldBack...)
 	if unasked != "" && len(x.Ways) > 0 {
 		x.Notes = append(x.Notes, "whether hosts are ejected is not known: "+d.Caller.Name+" "+unasked)
 	}
@@ -222,6 +225,7 @@ func (e *engine) better(p, than *proxy) bool {
 func (i inspector) arrive(ctx context.Context, call explain.Arriving, from *explain.Peer) (*explain.Arrival, error) {
 	l := explain.Landing{Zone: i.e.cfg.zone}
 	var ingresses []*proxy
+	var heldBack []string
 	looks := func(*batch) {
 		if at := i.e.position.Load(); at != nil {
 			l.At = at.Revision
@@ -233,6 +237,13 @@ func (i inspector) arrive(ctx context.Context, call explain.Arriving, from *expl
 				}
 			}
 		})
+		classes := map[string]bool{}
+		for _, in := range l.Instances {
+			if in.Compiled != nil {
+				classes[in.Compiled.Class.ID] = true
+			}
+		}
+		heldBack = i.e.heldBack(classes)
 		if from == nil {
 			ingresses, l.Ingress = i.e.ingresses(call)
 		}
@@ -247,7 +258,9 @@ func (i inspector) arrive(ctx context.Context, call explain.Arriving, from *expl
 				return h.State == explain.Ejected && h.Proxy == in.Proxy.RESTName()
 			})
 		}
-		return explain.Arrive(&l, call), nil
+		out := explain.Arrive(&l, call)
+		out.Notes = heldBack
+		return out, nil
 	}
 	var notes []string
 	for _, p := range ingresses {
@@ -264,10 +277,32 @@ func (i inspector) arrive(ctx context.Context, call explain.Arriving, from *expl
 	}
 	l.Ingress.Hosts = explain.HostsOf(l.Instances)
 	out := explain.Arrive(&l, call)
+	out.Notes = heldBack
 	if len(ingresses) > 0 && len(notes) == len(ingresses) {
-		out.Notes = notes[:1]
+		out.Notes = append(out.Notes, notes[0])
 	}
 	return out, nil
+}
+
+// maxHeldBack bounds the notes on what Envoys refused.
+const maxHeldBack = 10
+
+// heldBack says what the proxies of some classes do not have of what was compiled,
+// since Envoy refuses it.
+func (e *engine) heldBack(classes map[string]bool) []string {
+	var out []string
+	e.quarantined(func(c *class, x *refusal, kept *good) {
+		if !classes[c.ir.ID] || len(out) == maxHeldBack {
+			return
+		}
+		stands := "nothing stands in for it"
+		if kept != nil {
+			stands = "the last good one is in force instead"
+		}
+		out = append(out, fmt.Sprintf("Envoy refuses %s of the proxies %s, and %s: %s", x.Name, c.ir.ID, stands, x.Reason))
+	})
+	slices.Sort(out)
+	return out
 }
 
 // instance is a candidate with what the zone has on record of its proxy.

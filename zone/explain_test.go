@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/mesh/ir/explain"
 	wire "github.com/tombolo-mesh/tombolo/proto/zonesync"
+	"github.com/tombolo-mesh/tombolo/xds"
 	"github.com/tombolo-mesh/tombolo/zone/agents"
 )
 
@@ -178,6 +180,26 @@ func TestExplainWhoIsMeant(t *testing.T) {
 			t.Errorf("%q is answered", body)
 		}
 	}
+}
+
+// Inspect is that of an agent without Envoy.
+func (a *agent) Inspect(context.Context, string, io.Writer) error { return errors.New("no Envoy") }
+
+// What Envoys refuse is compiled and not in force: both say so.
+func TestExplainWhatIsQuarantined(t *testing.T) {
+	c := newCallers(t, t.TempDir(), 1, refuseText(xds.RouteType, "/bad"))
+	c.push(routeTo(t, "/good", "db"))
+	c.run("the first route", xds.RouteType, apiCluster, "/good")
+	c.push(routeTo(t, "/bad", "db"))
+	eventually(t, "quarantined", c.quarantined)
+	x := c.explain(explain.Call{Source: "web", Destination: "api", Path: "/bad"})
+	if notes := strings.Join(x.Notes, "\n"); !strings.Contains(notes, "Envoy refuses "+apiCluster) || !strings.Contains(notes, "the last good one is in force instead: Envoy does not like /bad") {
+		t.Error(notes)
+	}
+	eventually(t, "the rule is blamed", func() bool {
+		r := ask[explain.ZoneReach](c.live, "policy", explain.Asked{Policy: mesh.Key{Kind: mesh.KindMeshHTTPRoute, Mesh: "default", Name: "r"}})
+		return len(r.Problems) == 1 && strings.Contains(r.Problems[0], "Envoy does not like /bad")
+	})
 }
 
 func TestPolicyReach(t *testing.T) {

@@ -70,6 +70,11 @@ func (e *engine) reach(kind mesh.Kind, policy mesh.Key) explain.ZoneReach {
 				Proxies: connected, Names: names, Gave: gave})
 		}
 	}
+	e.quarantined(func(c *class, x *refusal, _ *good) {
+		if slices.ContainsFunc(x.Sources, func(b blamed) bool { return b.Key == policy }) {
+			out.Problems = append(out.Problems, fmt.Sprintf("Envoy refuses %s of the proxies %s, which keep the last good one: %s", x.Name, c.ir.ID, x.Reason))
+		}
+	})
 	explain.SortClasses(out.Classes)
 	slices.Sort(out.Problems)
 	out.Problems = out.Problems[:min(len(out.Problems), maxOutcomeProblems)]
