@@ -54,6 +54,10 @@ type world struct {
 	rev int64
 	// wire is what changes were on the wire, for the floor, by step.
 	wire map[int]wire
+
+	mu sync.Mutex
+	// down are the services whose first instance is not ready.
+	down map[int]bool
 }
 
 // wire is what one change was for each proxy, and how long it took.
@@ -138,7 +142,7 @@ func start(ctx context.Context, dir string, s scenario) (*world, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	w := &world{scenario: s, dir: dir, tokens: map[string]string{}, wire: map[int]wire{}}
+	w := &world{scenario: s, dir: dir, tokens: map[string]string{}, wire: map[int]wire{}, down: map[int]bool{}}
 	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 	defer cancel()
 	if err := w.start(ctx); err != nil {

@@ -149,7 +149,7 @@ func (w *world) endpointOnce(ctx context.Context, i int) (change, error) {
 	x, end := w.fleets[0].Watch(load.EndpointType, endpointName(1, s))
 	defer end()
 	began := time.Now()
-	if err := w.fleets[0].Health(instance(s, 0), notReady(i/w.scenario.Topology.Services)...); err != nil {
+	if err := w.fleets[0].Health(instance(s, 0), w.otherHealth(s)...); err != nil {
 		return change{}, err
 	}
 	if n := x.Wait(ctx); n > 0 {
@@ -162,9 +162,12 @@ func (w *world) endpointOnce(ctx context.Context, i int) (change, error) {
 	return out, nil
 }
 
-// notReady is the health of an instance at its n-th change.
-func notReady(n int) []string {
-	if n%2 == 0 {
+// otherHealth is what the first instance of a service is not ready for, the other
+// way each time.
+func (w *world) otherHealth(s int) []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.down[s] = !w.down[s]; w.down[s] {
 		return []string{"http"}
 	}
 	return nil
