@@ -36,7 +36,7 @@ const stepTime = 60 * time.Second
 func (w *world) policyStep(ctx context.Context, at int) (metrics, error) {
 	st := w.scenario.Steps[at]
 	var seen, all, reported []time.Duration
-	bytes, proxies := 0, 0
+	bytes, proxies, responses := 0, 0, 0
 	warm := 2 // the first changes grow buffers
 	var before []proc
 	for i := range st.Times + warm {
@@ -53,6 +53,7 @@ func (w *world) policyStep(ctx context.Context, at int) (metrics, error) {
 		seen, reported = append(seen, one.last), append(reported, one.reported)
 		all = append(all, one.all...)
 		bytes, proxies = one.bytes/max(1, len(one.all)), len(one.all)
+		responses += one.responses
 	}
 	cpu := w.spent(before)
 	w.wire[at] = wire{bytes: bytes, p50: time.Duration(quantile(seen, 0.5) * float64(time.Millisecond))}
@@ -61,7 +62,8 @@ func (w *world) policyStep(ctx context.Context, at int) (metrics, error) {
 		"each p50": quantile(all, 0.5), "reported p50": quantile(reported, 0.5), "reported max": quantile(reported, 1),
 		"cpu per proxy":   cpu.Seconds() * 1e6 / float64(max(1, st.Times*proxies)),
 		"cpu":             cpu.Seconds() * 1e3 / float64(st.Times),
-		"bytes per proxy": float64(bytes),
+		"bytes per proxy": float64(bytes), "responses per proxy": float64(responses) / float64(max(1, st.Times*proxies)),
+		"cpu per response": cpu.Seconds() * 1e6 / float64(max(1, responses)),
 	}, nil
 }
 
@@ -69,6 +71,7 @@ type change struct {
 	last, reported time.Duration
 	all            []time.Duration
 	bytes          int
+	responses      int
 	resources      []int // by zone
 }
 
@@ -98,6 +101,7 @@ func (w *world) policyOnce(ctx context.Context) (change, error) {
 		}
 		out.all = append(out.all, x.Took(began)...)
 		out.bytes += x.Bytes()
+		out.responses += x.Responses()
 		out.resources = append(out.resources, x.Resources())
 	}
 	for _, d := range out.all {

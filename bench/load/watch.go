@@ -17,6 +17,7 @@ type Watch struct {
 	acked   map[*Proxy]time.Time
 	bytes   int
 	count   int
+	sent    int
 	done    chan struct{}
 }
 
@@ -80,6 +81,7 @@ func (x *Watch) note(p *Proxy, r *received, now time.Time) {
 	}
 	x.acked[p] = now
 	x.bytes += r.size
+	x.sent++
 	x.count += len(r.names)
 	if x.missing[p] {
 		delete(x.missing, p)
@@ -135,4 +137,11 @@ func (x *Watch) Resources() int {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.count
+}
+
+// Responses in which it came, to all proxies together.
+func (x *Watch) Responses() int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.sent
 }
