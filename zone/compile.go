@@ -202,14 +202,16 @@ func (e *engine) compileClasses(b *batch) {
 func (e *engine) compileAll(due []*class) []compiled {
 	results := make([]compiled, len(due))
 	workers := min(cmp.Or(e.cfg.workers, runtime.GOMAXPROCS(0)), len(due))
-	var wg sync.WaitGroup
-	for w := range workers {
-		wg.Go(func() {
-			for i := w; i < len(due); i += workers {
-				results[i] = e.compileClass(due[i])
-			}
-		})
+	work := func(w int) {
+		for i := w; i < len(due); i += workers {
+			results[i] = e.compileClass(due[i])
+		}
 	}
+	var wg sync.WaitGroup
+	for w := 1; w < workers; w++ {
+		wg.Go(func() { work(w) })
+	}
+	work(0) // here, so that a fork with one worker stays in its own goroutine
 	wg.Wait()
 	return results
 }

@@ -4,10 +4,13 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"reflect"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -50,9 +53,24 @@ func (i inspector) plan(ctx context.Context, q wire.Question, w io.Writer) error
 	if err := i.e.await(ctx.Done(), &op{looks: true, run: func(*batch) { c = i.e.copy() }}); err != nil {
 		return err
 	}
-	out := c.engine().preview(p)
+	out, err := c.engine().guarded(p, i.e.log)
+	if err != nil {
+		return fmt.Errorf("plan: %w", err)
+	}
 	out.Micros = time.Since(began).Microseconds()
 	return json.NewEncoder(w).Encode(out)
+}
+
+// guarded is preview, of which a defect ends the plan and not the zone: a fork
+// shares nothing that it may change.
+func (f *engine) guarded(p wire.Plan, log *slog.Logger) (out *wire.Preview, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			log.Error("a plan failed", "panic", r, "stack", string(debug.Stack()))
+			err = errors.New("the zone cannot preview this change; its log says why")
+		}
+	}()
+	return f.preview(p), nil
 }
 
 // preview takes a change into a fork and says what became another.
