@@ -322,6 +322,9 @@ func (st *stream) refused(t *typeState, f *flight, name, reason string) {
 	}
 	switch t.typeURL {
 	case clusterType:
+		if !f.carried[name].had {
+			st.node.lacking, st.node.lackingIn = time.Now(), st.node.group.version
+		}
 		st.spoil(name, f)
 	case endpointType:
 		put(&t.force, name) // the old ones, for a cluster that waited for these

@@ -15,6 +15,8 @@ const (
 	maxExpired  = 64      // unanswered CDS responses that are remembered
 	// perCluster is added to the timeout of a CDS response for each cluster: warming takes its time.
 	perCluster = 2 * time.Millisecond
+	// lackingTime is for how long what leads to a refused cluster waits for a verdict.
+	lackingTime = 250 * time.Millisecond
 )
 
 // next decides what is sent now, or until when to wait (zero: until woken).
@@ -62,6 +64,12 @@ func (st *stream) choose(now time.Time, until *time.Time) (*typeState, *flight) 
 				return t, f
 			}
 		}
+	}
+	// What leads to a cluster that was just refused, and that the proxy never had, would
+	// cost requests: the next publication may hold it (see Verdicts).
+	if limit := st.node.lacking.Add(lackingTime); now.Before(limit) && st.node.lackingIn == st.node.group.version {
+		*until = earlier(*until, limit)
+		return nil, nil
 	}
 	if wait, closed := st.clustersPending(now); closed {
 		*until = earlier(*until, wait)

@@ -53,6 +53,10 @@ type node struct {
 	own      *Set
 	stream   *stream // nil when not connected
 	rejected map[Key]*Rejection
+	// lacking is when the proxy refused a cluster that it never had, lackingIn the
+	// version of the group that had it.
+	lacking   time.Time
+	lackingIn int64
 	// refusedAt is when it last refused something that may name clusters.
 	refusedAt time.Time
 	// spoilt are clusters whose content the proxy refused, or may have: until it gets

@@ -259,7 +259,7 @@ func TestLostNackIsFound(t *testing.T) {
 		if p := w.progress(2); p.Behind != 1 {
 			t.Errorf("the NACK was not lost: %+v", p)
 		}
-		time.Sleep(1100 * time.Millisecond) // the bubble's time
+		time.Sleep(1400 * time.Millisecond) // the bubble's time
 		synctest.Wait()
 		if r := w.ads.Rejections(); len(r) != 1 || r[0].Resource != "b" {
 			t.Errorf("%+v", r)
