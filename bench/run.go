@@ -185,6 +185,7 @@ func floor(ctx context.Context, dir string, s scenario, wires map[int]wire) (map
 	mark := int64(0)
 	for i, x := range wires {
 		var took []time.Duration
+		before := server.usage().cpu
 		for range floorTimes {
 			w, end := f.WatchMark(mark)
 			mark++
@@ -215,7 +216,8 @@ func floor(ctx context.Context, dir string, s scenario, wires map[int]wire) (map
 		}
 		at := quantile(took, 0.5)
 		out[i] = x.p50.Seconds() * 1000 / at
-		fmt.Fprintf(os.Stderr, "  floor of %s: %d bytes to %d, %.1f ms\n", s.Steps[i].Do, x.bytes, n, at)
+		fmt.Fprintf(os.Stderr, "  floor of %s: %d bytes to %d, %.1f ms, %.1f µs of processor each\n", s.Steps[i].Do, x.bytes, n, at,
+			(server.usage().cpu-before).Seconds()*1e6/float64(floorTimes*n))
 	}
 	return out, nil
 }

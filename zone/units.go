@@ -128,7 +128,7 @@ func (e *engine) discover(key mesh.Key) {
 	}
 	e.ensure(unitOf("tokens", name), stageTokens, func(e *engine, b *batch, r ir.Reader) []mesh.Resource { return e.deriveTokens(b, r, name) })
 	e.ensure(unitOf("authority", name), stageAuthority, func(e *engine, b *batch, r ir.Reader) []mesh.Resource { return e.deriveTrust(b, r, name) })
-	e.ensure(unitOf("named", name), stageNamed, func(e *engine, b *batch, r ir.Reader) []mesh.Resource { return e.deriveNamed(r, name) })
+	e.ensure(unitOf("named", name), stageNamed, func(e *engine, b *batch, r ir.Reader) []mesh.Resource { return e.deriveNamed(r, name) }).specs = true
 	e.ensure(unitOf("vips", name), stageAddresses, func(e *engine, b *batch, r ir.Reader) []mesh.Resource { return e.deriveVIPs(b, r, name) }).specs = true
 	e.ensure(unitOf("names", name), stageNames, func(e *engine, b *batch, r ir.Reader) []mesh.Resource { return e.deriveNames(b, r, name) }).specs = true
 }

@@ -135,12 +135,8 @@ func NamedProxies(r Reader, meshName string) map[string]bool {
 		if k.Policy == nil {
 			continue
 		}
-		for _, o := range r.List(Query{Kind: k.Name, Mesh: meshName, Index: ByMesh}) {
-			if p, ok := o.Decoded.(mesh.Policy); ok {
-				if ref := p.TopTarget(); ref != nil && ref.Kind == mesh.KindDataplane {
-					addSelected(ref.Labels)
-				}
-			}
+		for _, o := range Select(r, Query{Kind: k.Name, Mesh: meshName, Index: ByMesh}, namesProxies) {
+			addSelected(o.Decoded.(mesh.Policy).TopTarget().Labels)
 		}
 	}
 	for _, o := range r.List(Query{Kind: mesh.KindMeshIdentity, Mesh: meshName, Index: ByMesh}) {
@@ -148,11 +144,8 @@ func NamedProxies(r Reader, meshName string) map[string]bool {
 			addSelected(id.Selector.Dataplane.MatchLabels)
 		}
 	}
-	for _, o := range r.List(Query{Kind: mesh.KindMeshService, Mesh: meshName, Index: ByZone, Value: r.Zone()}) {
-		svc, ok := o.Decoded.(*mesh.MeshService)
-		if !ok {
-			continue
-		}
+	for _, o := range Select(r, Query{Kind: mesh.KindMeshService, Mesh: meshName, Index: ByZone, Value: r.Zone()}, namesProxies) {
+		svc := o.Decoded.(*mesh.MeshService)
 		if svc.Selector.DataplaneRef != nil {
 			names[svc.Selector.DataplaneRef.Name] = true
 		}
@@ -161,6 +154,28 @@ func NamedProxies(r Reader, meshName string) map[string]bool {
 		}
 	}
 	return names
+}
+
+// namesProxies reports whether a policy or service selects single proxies.
+func namesProxies(o *Object) bool {
+	var labels map[string]string
+	switch spec := o.Decoded.(type) {
+	case *mesh.MeshService:
+		if spec.Selector.DataplaneRef != nil {
+			return true
+		}
+		return spec.Selector.DataplaneLabels != nil && mesh.CanonicalLabels(spec.Selector.DataplaneLabels.MatchLabels)[mesh.LabelDisplayName] != ""
+	case mesh.Policy:
+		if ref := spec.TopTarget(); ref != nil && ref.Kind == mesh.KindDataplane {
+			labels = ref.Labels
+		}
+	}
+	for k := range labels {
+		if mesh.InstanceLabel(k) || mesh.CanonicalLabel(k) == mesh.LabelDisplayName {
+			return true
+		}
+	}
+	return false
 }
 
 func inboundOf(i *mesh.Inbound, net *mesh.Networking) (ClassInbound, InstanceInbound) {
