@@ -69,7 +69,7 @@ func listen(ctx context.Context, address string) (net.Listener, error) {
 func newServer(cfg *tls.Config, server *agents.Server, xds *delta.Server, e *engine) *grpc.Server {
 	options := append(agents.ServerOptions(), grpc.StreamInterceptor(e.gate),
 		grpc.Creds(credentials.NewTLS(cfg)), grpc.MaxConcurrentStreams(maxStreamsPerConnection), grpc.MaxRecvMsgSize(maxMessage),
-		grpc.ReadBufferSize(readBuffer), grpc.SharedWriteBuffer(true))
+		grpc.ReadBufferSize(readBuffer))
 	s := grpc.NewServer(options...)
 	agentv1.RegisterAgentServiceServer(s, server)
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(s, xds)

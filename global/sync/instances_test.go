@@ -355,7 +355,7 @@ func TestOneWriterOfFacts(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					b = in.begin("b", other) // does not know the others, nor they it
+					in.begin("b", other) // does not know the others, nor they it
 				}
 				in.write(put(aMesh("default")), put(anIdentity("default")))
 				in.token("token-east", "east")

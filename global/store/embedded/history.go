@@ -28,12 +28,11 @@ func (s *Store) History(ctx context.Context, key mesh.Key, before mesh.Revision,
 	limit = store.ChangesLimit(limit)
 	err = s.view(ctx, "history", func(tx *bolt.Tx) error {
 		c := tx.Bucket([]byte(bucketChanges)).Cursor()
-		k, v := c.Seek(revisionKey(min(before, math.MaxInt64)))
-		if k == nil {
-			k, v = c.Last()
-		} else {
-			k, v = c.Prev()
+		back := c.Prev
+		if k, _ := c.Seek(revisionKey(min(before, math.MaxInt64))); k == nil {
+			back = c.Last // all of them are before
 		}
+		k, v := back()
 		size := 0
 		for n := 0; k != nil && len(changes) < limit; k, v = c.Prev() {
 			if n++; n%1024 == 0 && ctx.Err() != nil {
