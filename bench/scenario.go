@@ -50,9 +50,6 @@ type topology struct {
 	Policies int `yaml:"policies"`
 	// Light instances share connections: they are there to be called.
 	Light bool `yaml:"light"`
-	// Speak is how many zones there are besides that have no proxies and are spoken
-	// for by the load tool; global does not know the difference.
-	Speak int `yaml:"speak"`
 }
 
 // proxies of a zone.
@@ -71,8 +68,6 @@ func (t *topology) field(name string) *int {
 		return &t.Callers
 	case "policies":
 		return &t.Policies
-	case "speak":
-		return &t.Speak
 	}
 	return nil
 }
