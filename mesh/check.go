@@ -20,7 +20,6 @@ const MaxLabelLength = 63
 var (
 	dnsLabelForm     = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$`)
 	subdomainForm    = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
-	labelWordForm    = regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$`)
 	httpTokenForm    = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
 	sectionForm      = regexp.MustCompile(`^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)$`)
 	pathOctetsForm   = regexp.MustCompile(`^[!-~]*$`)
@@ -268,13 +267,21 @@ func (p *Problems) labelPairs(field string, labels map[string]string) {
 		p.Addf(field, "has %d labels; at most %d are allowed", len(labels), MaxLabels)
 	}
 	for _, k := range sortedKeys(labels) {
-		p.add(labelPath(field, k), checkLabelKey(k))
+		p.addLabel(field, k, checkLabelKey(k))
 		if CanonicalLabel(k) == LabelDisplayName {
 			// Names of Dataplanes and policies are longer than values of labels may be.
-			p.add(labelPath(field, k), CheckName(labels[k]))
+			p.addLabel(field, k, CheckName(labels[k]))
 			continue
 		}
-		p.add(labelPath(field, k), checkLabelValue(labels[k]))
+		p.addLabel(field, k, checkLabelValue(labels[k]))
+	}
+}
+
+// addLabel is add for a label of a field. Its path is made only when something is
+// wrong: a start of a zone checks those of every pod.
+func (p *Problems) addLabel(field, key, reason string) {
+	if reason != "" {
+		p.add(labelPath(field, key), reason)
 	}
 }
 
@@ -286,14 +293,28 @@ func checkLabelKey(k string) string {
 	switch {
 	case ok && (len(prefix) > 253 || !subdomainForm.MatchString(prefix)):
 		return "the key's prefix must be a DNS name of at most 253 octets"
-	case len(name) > 63 || !labelWordForm.MatchString(name):
+	case len(name) > 63 || !isLabelWord(name):
 		return "the key must have 1 to 63 letters, digits, '-', '_' or '.', beginning and ending with a letter or digit"
 	}
 	return ""
 }
 
+// isLabelWord reports whether s is letters, digits, '-', '_' and '.', and begins and
+// ends with a letter or digit.
+func isLabelWord(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		case (c == '-' || c == '_' || c == '.') && i > 0 && i < len(s)-1:
+		default:
+			return false
+		}
+	}
+	return s != ""
+}
+
 func checkLabelValue(v string) string {
-	if v != "" && (len(v) > 63 || !labelWordForm.MatchString(v)) {
+	if v != "" && (len(v) > 63 || !isLabelWord(v)) {
 		return "the value must be empty or have at most 63 letters, digits, '-', '_' or '.', beginning and ending with a letter or digit"
 	}
 	return ""

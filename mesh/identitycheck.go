@@ -139,7 +139,7 @@ func (s *Mesh) Validate() Problems {
 	out.count("skipCreatingInitialPolicies", len(s.SkipCreatingInitialPolicies), 0, maxSkip)
 	for i, name := range s.SkipCreatingInitialPolicies {
 		at := indexPath("skipCreatingInitialPolicies", i)
-		if name != "*" && (len(name) > 63 || !labelWordForm.MatchString(name)) {
+		if name != "*" && (len(name) > 63 || !isLabelWord(name)) {
 			out.Addf(at, "must be \"*\" or the name of a kind, not %q", abridge(name))
 		}
 	}

@@ -48,29 +48,33 @@ func reservedLabels(k Kind, r *Resource) Problems {
 	var out Problems
 	want := computed(k, r)
 	for _, key := range sortedKeys(r.Labels) {
-		value, field := r.Labels[key], labelPath("labels", key)
+		var one Problems // its path is made only when something is wrong
+		value := r.Labels[key]
 		switch canonical := CanonicalLabel(key); canonical {
 		case LabelDisplayName, LabelOrigin, LabelZone, LabelMesh:
 			if w, ok := want[canonical]; !ok {
-				out.Addf(field, "must be absent: it is computed, and a resource written here has none")
+				one.Addf("", "must be absent: it is computed, and a resource written here has none")
 			} else if w != value {
-				out.Addf(field, "must be %q or absent: it is computed, not %q", w, abridge(value))
+				one.Addf("", "must be %q or absent: it is computed, not %q", w, abridge(value))
 			}
 		case LabelEnv:
-			out.oneOf(field, value, EnvUniversal, EnvKubernetes)
+			one.oneOf("", value, EnvUniversal, EnvKubernetes)
 		case LabelPolicyRole:
-			out.oneOf(field, value, roles()...)
+			one.oneOf("", value, roles()...)
 			if k.Policy == nil {
-				out.Addf(field, "must be absent: only policies have a role")
+				one.Addf("", "must be absent: only policies have a role")
 			}
 		case LabelEffect:
-			out.oneOf(field, value, EffectShadow)
+			one.oneOf("", value, EffectShadow)
 		case LabelSync:
-			out.oneOf(field, value, "enabled", SyncDisabled)
+			one.oneOf("", value, "enabled", SyncDisabled)
 		case LabelIngress, LabelEgress:
-			out.oneOf(field, value, "enabled")
+			one.oneOf("", value, "enabled")
 		case LabelNamespace:
-			out.add(field, CheckDNSLabel(value))
+			one.add("", CheckDNSLabel(value))
+		}
+		if len(one) > 0 {
+			out.In(labelPath("labels", key), one)
 		}
 	}
 	return out

@@ -157,11 +157,13 @@ func (r *rig) late(b *batch) {
 
 // BenchmarkPods is a start with 1,000 services of ten pods, and a change of one pod.
 func BenchmarkPods(b *testing.B) {
-	in := platform.Batch{Pods: map[mesh.Key]*platform.Pod{}, Resources: map[mesh.Key]*mesh.Resource{}}
+	in := platform.Batch{Pods: map[mesh.Key]*platform.Pod{}, Resources: map[mesh.Key]*mesh.Resource{}, Addresses: map[mesh.Key][]string{}, Remember: map[string]uint64{}}
 	for s := range 1000 {
 		app := fmt.Sprint("s", s)
 		service := serviceOf(app)
 		in.Resources[service.Key] = service
+		in.Addresses[service.Key] = []string{fmt.Sprintf("10.96.%d.%d", s/250, s%250)}
+		in.Remember["meshed/shop/"+app] = uint64(s + 1)
 		for i := range 10 {
 			name := fmt.Sprint(app, "-", i)
 			in.Pods[podKey(name)] = podOf(b, app, name, fmt.Sprintf("10.%d.%d.%d", s/250, s%250, i+1))
@@ -170,6 +172,13 @@ func BenchmarkPods(b *testing.B) {
 	b.Run("start", func(b *testing.B) {
 		for b.Loop() {
 			r := kubeRig(b)
+			_ = r.turn(tell(r.e, in))
+		}
+	})
+	b.Run("start with identities", func(b *testing.B) {
+		for b.Loop() {
+			r := kubeRig(b)
+			_ = r.turn(r.push(identityOf(b, "default"), allowAll(b, "default")))
 			_ = r.turn(tell(r.e, in))
 		}
 	})

@@ -31,6 +31,8 @@ type model struct {
 	dirtyPods     map[*pod]bool
 	dirtyServices map[*service]bool
 	ingresses     map[*service]bool
+	// unlinked Services have a selector whose pods are not found yet.
+	unlinked map[*service]bool
 	// waning pods have ports that linger.
 	waning map[*pod]bool
 	// gone namespaces are forgotten once nothing is left in them.
@@ -69,7 +71,7 @@ type service struct {
 
 func newModel(zone string) *model {
 	return &model{zone: zone, namespaces: map[string]*namespace{}, nodes: map[string]*Node{}, resolved: map[string][]string{},
-		meshed: map[string]uint64{}, dirtyPods: map[*pod]bool{}, dirtyServices: map[*service]bool{}, ingresses: map[*service]bool{}, waning: map[*pod]bool{}, gone: map[string]bool{}}
+		meshed: map[string]uint64{}, dirtyPods: map[*pod]bool{}, dirtyServices: map[*service]bool{}, ingresses: map[*service]bool{}, unlinked: map[*service]bool{}, waning: map[*pod]bool{}, gone: map[string]bool{}}
 }
 
 func (m *model) namespace(name string) *namespace {
@@ -245,7 +247,8 @@ func (m *model) setService(c cluster.Change[*Service]) {
 	m.sweep(s)
 }
 
-// reselect finds the pods that a Service selects.
+// reselect lets go of the pods that a Service selects no more. Those that it selects
+// now are found with the next flush.
 func (m *model) reselect(s *service) {
 	if set := s.in.bySelector[s.pair]; set != nil {
 		if delete(set, s); len(set) == 0 {
@@ -253,28 +256,44 @@ func (m *model) reselect(s *service) {
 		}
 	}
 	s.pair = ""
-	want := map[*pod]bool{}
+	delete(m.unlinked, s)
+	selector := map[string]string(nil)
 	if s.own != nil && len(s.own.Selector) > 0 {
-		k := slices.Min(slices.Collect(maps.Keys(s.own.Selector)))
-		s.pair = k + "=" + s.own.Selector[k]
+		selector = s.own.Selector
+		k := slices.Min(slices.Collect(maps.Keys(selector)))
+		s.pair = k + "=" + selector[k]
 		if s.in.bySelector[s.pair] == nil {
 			s.in.bySelector[s.pair] = map[*service]bool{}
 		}
 		s.in.bySelector[s.pair][s] = true
-		for _, p := range s.in.pods {
-			if p.own != nil && selects(s.own.Selector, p.own.Labels) {
-				want[p] = true
-			}
-		}
+		m.unlinked[s] = true
 	}
 	for p := range s.pods {
-		if !want[p] {
+		if selector == nil || !selects(selector, p.own.Labels) {
 			m.unlink(p, s)
 		}
 	}
-	for p := range want {
-		m.link(p, s)
+}
+
+// linkServices finds the pods of the Services whose selectors are new: with one pass
+// over the pods of a namespace, however many Services there are, as at a start.
+func (m *model) linkServices() {
+	in := map[*namespace]bool{}
+	for s := range m.unlinked {
+		in[s.in] = true
 	}
+	for ns := range in {
+		for _, p := range ns.pods {
+			for k, v := range p.own.Labels {
+				for s := range ns.bySelector[k+"="+v] {
+					if m.unlinked[s] && selects(s.own.Selector, p.own.Labels) {
+						m.link(p, s)
+					}
+				}
+			}
+		}
+	}
+	clear(m.unlinked)
 }
 
 // sweep forgets a Service of which nothing is left; what was told is told to end
@@ -364,6 +383,7 @@ func (m *model) flush(now time.Time) (platform.Batch, []complaint) {
 	b := platform.Batch{Pods: map[mesh.Key]*platform.Pod{}, Resources: map[mesh.Key]*mesh.Resource{},
 		Addresses: map[mesh.Key][]string{}, Remember: map[string]uint64{}}
 	var wrong []complaint
+	m.linkServices()
 	m.wane(now)
 	for p := range m.dirtyPods {
 		wrong = append(wrong, m.flushPod(&b, p, now)...)
