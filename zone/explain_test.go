@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -97,7 +98,8 @@ func TestExplainInOneZone(t *testing.T) {
 	var x *explain.Explanation
 	eventually(t, "api-4 is not ready", func() bool {
 		x = l.explain(explain.Call{Source: "web", Destination: "api", Path: "/a"})
-		return len(x.Ways) == 1 && len(x.Ways[0].Peers) == 1 && len(x.Ways[0].Peers[0].Hosts) == 3
+		return len(x.Ways) == 1 && len(x.Ways[0].Peers) == 1 && len(x.Ways[0].Peers[0].Hosts) == 3 &&
+			slices.ContainsFunc(x.Ways[0].Peers[0].Hosts, func(h explain.Host) bool { return h.Proxy == "api-4.east" && h.State != "ready" })
 	})
 	if x.Verdict.Outcome != explain.Allowed || x.Verdict.By == nil || x.Verdict.By.Name != "web" || x.Verdict.By.Path != "rules[0].default.allow[0]" || x.Verdict.By.Revision != 2 {
 		t.Errorf("%+v %+v", x.Verdict, x.Verdict.By)
