@@ -18,8 +18,6 @@ import (
 const MaxLabelLength = 63
 
 var (
-	dnsLabelForm     = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$`)
-	subdomainForm    = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
 	httpTokenForm    = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
 	sectionForm      = regexp.MustCompile(`^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)$`)
 	pathOctetsForm   = regexp.MustCompile(`^[!-~]*$`)
@@ -33,7 +31,7 @@ func CheckDNSLabel(s string) string {
 		return "is required"
 	case len(s) > MaxLabelLength:
 		return fmt.Sprintf("has %d octets; an RFC 1035 label has at most %d", len(s), MaxLabelLength)
-	case !dnsLabelForm.MatchString(s):
+	case !isLabel(s) || !isLower(s[0]):
 		return fmt.Sprintf("%q is no RFC 1035 label: lower-case letters, digits and '-', beginning with a letter and not ending with '-'", abridge(s))
 	}
 	return ""
@@ -47,7 +45,7 @@ func CheckName(s string) string {
 		return "is required"
 	case len(s) > 253:
 		return fmt.Sprintf("has %d octets; at most 253 are allowed", len(s))
-	case !subdomainForm.MatchString(s):
+	case !isSubdomain(s):
 		return fmt.Sprintf("%q is no name: lower-case letters, digits, '-' and '.' are allowed, beginning and ending with a letter or digit", abridge(s))
 	}
 	return ""
@@ -291,13 +289,43 @@ func checkLabelKey(k string) string {
 		prefix, name = "", k
 	}
 	switch {
-	case ok && (len(prefix) > 253 || !subdomainForm.MatchString(prefix)):
+	case ok && (len(prefix) > 253 || !isSubdomain(prefix)):
 		return "the key's prefix must be a DNS name of at most 253 octets"
 	case len(name) > 63 || !isLabelWord(name):
 		return "the key must have 1 to 63 letters, digits, '-', '_' or '.', beginning and ending with a letter or digit"
 	}
 	return ""
 }
+
+// isSubdomain reports whether s is labels of lower-case letters, digits and '-',
+// with dots between them.
+func isSubdomain(s string) bool {
+	for {
+		label, rest, more := strings.Cut(s, ".")
+		if !isLabel(label) {
+			return false
+		}
+		if !more {
+			return true
+		}
+		s = rest
+	}
+}
+
+// isLabel reports whether s is lower-case letters, digits and '-', and begins and
+// ends with a letter or digit.
+func isLabel(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case isLower(c), '0' <= c && c <= '9', c == '-' && i > 0 && i < len(s)-1:
+		default:
+			return false
+		}
+	}
+	return s != ""
+}
+
+func isLower(c byte) bool { return 'a' <= c && c <= 'z' }
 
 // isLabelWord reports whether s is letters, digits, '-', '_' and '.', and begins and
 // ends with a letter or digit.

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"regexp"
 	"regexp/syntax"
 	"strings"
 	"testing"
@@ -39,6 +40,34 @@ func TestRegex(t *testing.T) {
 		if got := p.Error(); want == "" && got != "" || !strings.Contains(got, want) {
 			t.Errorf("%.20s: want a problem with %q, got %q", expr, want, got)
 		}
+	}
+}
+
+// The forms of names are checked by hand, since every label of every pod is. They
+// are what the patterns say.
+func TestForms(t *testing.T) {
+	const octets = "aZ0-_. \xc3\n"
+	label := regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?\z`)
+	subdomain := regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\z`)
+	word := regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?\z`)
+	dns := regexp.MustCompile(`^[a-z]([-a-z0-9]{0,61}[a-z0-9])?\z`)
+	n := 0
+	var try func(s string)
+	try = func(s string) {
+		n++
+		if isLabel(s) != label.MatchString(s) || isSubdomain(s) != subdomain.MatchString(s) || isLabelWord(s) != word.MatchString(s) ||
+			(CheckDNSLabel(s) == "") != dns.MatchString(s) || (CheckName(s) == "") != subdomain.MatchString(s) {
+			t.Errorf("%q: label %t, subdomain %t, word %t", s, isLabel(s), isSubdomain(s), isLabelWord(s))
+		}
+		if len(s) < 5 {
+			for i := range len(octets) {
+				try(s + octets[i:i+1])
+			}
+		}
+	}
+	try("")
+	if n < 60_000 {
+		t.Error("only", n)
 	}
 }
 

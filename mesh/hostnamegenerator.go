@@ -265,7 +265,7 @@ func checkHostname(name string) error {
 		return errors.New("yields an empty name")
 	case len(name) > maxHostname:
 		return fmt.Errorf("yields a name of %d octets; a DNS name has at most %d", len(name), maxHostname)
-	case !subdomainForm.MatchString(name):
+	case !isSubdomain(name):
 		return fmt.Errorf("yields %q, which is no DNS name: labels of lower-case letters, digits and '-', joined by '.', are allowed", abridge(name))
 	case len(labels) < 2:
 		return fmt.Errorf("yields %q; at least two labels are needed, so that it is no name of a host itself", abridge(name))

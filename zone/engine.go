@@ -103,6 +103,7 @@ type engine struct {
 	dirty       map[world.Unit]bool
 	units       map[world.Unit]*unit
 	proxies     map[mesh.Key]*proxy
+	census      [presences]int // of proxies, by presence
 	named       map[string]map[string]bool
 	classes     map[string]*class
 	sets        map[string]*set

@@ -87,7 +87,7 @@ func (e *engine) vanish(b *batch, p *proxy) {
 	if e.liveness.doubted(b.now, connected) {
 		e.metrics.doubted.Inc()
 		e.log.Warn("more than half of the proxies vanished at once; this one keeps its place for now", "proxy", key.String(), "for", e.cfg.doubt)
-		p.presence = presumed
+		e.count(p, presumed)
 		e.liveness.presume(key, b.now.Add(e.cfg.doubt))
 		return
 	}
@@ -96,7 +96,8 @@ func (e *engine) vanish(b *batch, p *proxy) {
 
 func (e *engine) lose(b *batch, p *proxy) {
 	key := p.resource.Key
-	p.presence, p.lostAt = lost, b.now.UTC()
+	e.count(p, lost)
+	p.lostAt = b.now.UTC()
 	e.liveness.back(key)
 	if p.pod != nil {
 		e.liveness.lease(key, b.now.Add(e.cfg.retake))

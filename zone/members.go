@@ -35,6 +35,7 @@ const (
 	presumed
 	// lost: its stream broke. It is in no endpoint set.
 	lost
+	presences // how many there are
 )
 
 // proxy is a member of the zone. It is the loop's own.
@@ -178,7 +179,8 @@ func (e *engine) join(b *batch, in agents.Proxy) {
 	}
 	p.instance, p.control, p.agent, p.envoy = in.Instance, in.Control, in.AgentVersion, in.EnvoyVersion
 	p.notReady = slices.Sorted(slices.Values(in.NotReady))
-	p.presence, p.draining, p.lostAt = present, p.pod != nil && p.pod.Draining, time.Time{}
+	e.count(p, present)
+	p.draining, p.lostAt = p.pod != nil && p.pod.Draining, time.Time{}
 	if p.draining && in.Control != nil {
 		b.after = append(b.after, in.Control.Terminating)
 	}
@@ -254,11 +256,19 @@ func (e *engine) member(r mesh.Resource, spec *mesh.Dataplane) *proxy {
 	}
 	p = &proxy{unit: unitOf("proxy", r.Mesh, r.Name), node: nodeID(r.Key), resource: r, spec: spec}
 	e.proxies[r.Key] = p
+	e.census[p.presence]++
 	e.members.Store(p.node, true)
 	e.discover(r.Key)
 	key := r.Key
 	e.ensure(p.unit, stageProxy, func(e *engine, b *batch, r ir.Reader) []mesh.Resource { return e.deriveProxy(b, r, e.proxies[key]) })
 	return p
+}
+
+// count gives a member another presence.
+func (e *engine) count(p *proxy, as presence) {
+	e.census[p.presence]--
+	e.census[as]++
+	p.presence = as
 }
 
 // Health implements agents.Proxies.
@@ -277,6 +287,7 @@ func (m members) Leave(key mesh.Key, instance string, clean bool) {
 func (e *engine) forget(b *batch, p *proxy) {
 	key := p.resource.Key
 	delete(e.proxies, key)
+	e.census[p.presence]--
 	if p.pod == nil {
 		e.unsaved[key] = true // deleted on disk now, or with a later batch
 	}

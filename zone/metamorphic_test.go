@@ -306,6 +306,9 @@ func (h *history) same(step int) bool {
 	if d := cmp.Diff(sortedKeys(oracle.proxies), sortedKeys(h.e.proxies)); d != "" {
 		return fail("membership", d)
 	}
+	if d := cmp.Diff(counted(h.e), h.e.census); d != "" {
+		return fail("census", d)
+	}
 	for _, k := range sortedKeys(h.e.proxies) {
 		p := h.e.proxies[k]
 		got := published(h.out, p)

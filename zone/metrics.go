@@ -46,12 +46,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 
 // countProxies brings the gauges up to date.
 func (e *engine) countProxies() {
-	var n [3]float64
-	for _, p := range e.proxies {
-		n[p.presence]++
-	}
-	for i, state := range []string{"present", "presumed", "lost"} {
-		e.metrics.proxies.WithLabelValues(state).Set(n[i])
+	for i, state := range [presences]string{present: "present", presumed: "presumed", lost: "lost"} {
+		e.metrics.proxies.WithLabelValues(state).Set(float64(e.census[i]))
 	}
 	objects, units, reads := e.world.Size()
 	e.metrics.world.WithLabelValues("objects").Set(float64(objects))

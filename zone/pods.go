@@ -115,7 +115,8 @@ func (e *engine) takePod(b *batch, k mesh.Key, pod *platform.Pod) {
 		p = e.member(pod.Resource, pod.Spec)
 	case p.pod != nil && p.pod.UID != pod.UID:
 		e.dismiss(b, p, errors.New("another pod has its name now"))
-		p.presence, p.draining, p.lostAt, p.instance, p.warm = present, false, time.Time{}, "", false
+		e.count(p, present)
+		p.draining, p.lostAt, p.instance, p.warm = false, time.Time{}, "", false
 		e.liveness.back(k)
 	}
 	if control := p.control; control != nil && pod.Draining && (p.pod == nil || !p.pod.Draining) {
@@ -140,7 +141,8 @@ func (e *engine) dismiss(b *batch, p *proxy, reason error) {
 func (e *engine) retake(p *proxy) {
 	key := p.resource.Key
 	e.liveness.back(key)
-	p.presence, p.lostAt, p.draining = present, time.Time{}, p.pod.Draining
+	e.count(p, present)
+	p.lostAt, p.draining = time.Time{}, p.pod.Draining
 	e.dirty[p.unit] = true
 	if p.pod.Ready && !p.draining {
 		e.log.Info("proxy counts again: its pod is ready", "proxy", key.String())

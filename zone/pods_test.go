@@ -66,6 +66,9 @@ func TestPodsArePresentByTheAPIServer(t *testing.T) {
 	r := kubeRig(t)
 	want := func(why string, hosts ...string) {
 		t.Helper()
+		if got := counted(r.e); r.e.census != got {
+			t.Errorf("%s: %v are counted, there are %v", why, r.e.census, got)
+		}
 		if got := r.hosts("web"); !slices.Equal(got, hosts) {
 			t.Errorf("%s: hosts %v, want %v", why, got, hosts)
 		}
@@ -145,6 +148,14 @@ func TestPodsArePresentByTheAPIServer(t *testing.T) {
 	if r.e.counters["meshed/shop/web"] != 7 {
 		t.Error("numbers are not remembered")
 	}
+}
+
+// counted are the proxies of an engine by presence.
+func counted(e *engine) (n [presences]int) {
+	for _, p := range e.proxies {
+		n[p.presence]++
+	}
+	return n
 }
 
 // late lets every deadline of a lost proxy pass.

@@ -87,11 +87,12 @@ func (e *engine) restoreProxies(proxies []disk.Proxy) error {
 		p.instance, p.agent, p.envoy, p.notReady = rec.Instance, rec.AgentVersion, rec.EnvoyVersion, rec.NotReady
 		p.warm = true // its Envoy served before
 		if rec.LostAt.IsZero() {
-			p.presence = presumed
+			e.count(p, presumed)
 			e.liveness.presume(rec.Resource.Key, now.Add(e.cfg.grace))
 			continue
 		}
-		p.presence, p.lostAt = lost, rec.LostAt
+		e.count(p, lost)
+		p.lostAt = rec.LostAt
 		e.liveness.lease(rec.Resource.Key, rec.LostAt.Add(e.cfg.lease))
 	}
 	return nil

@@ -373,13 +373,7 @@ func (e *engine) progress() {
 			e.tracker.update(g, e.cfg.delta.Progress(g), now)
 		}
 	}
-	connected := 0
-	for _, p := range e.proxies {
-		if p.presence == present {
-			connected++
-		}
-	}
-	e.tracker.status(connected, len(e.proxies), e.problems())
+	e.tracker.status(e.census[present], len(e.proxies), e.problems())
 	e.moved.ring()
 }
 
