@@ -8,7 +8,8 @@ import (
 	"github.com/tombolo-mesh/tombolo/mesh/ir"
 )
 
-// reads is what one unit read.
+// reads is what one unit read. A map is nil until there is something in it: most
+// units read one or two sorts of things, and a zone has a unit for each proxy.
 type reads struct {
 	unit      Unit
 	bare      bool // specs only
@@ -17,6 +18,14 @@ type reads struct {
 	selects   map[ir.Query][]ir.Accept
 	counters  map[string]struct{}
 	addresses map[mesh.Key]struct{}
+}
+
+// note files one thing that was read.
+func note[K comparable, V any](m *map[K]V, k K, v V) {
+	if *m == nil {
+		*m = map[K]V{}
+	}
+	(*m)[k] = v
 }
 
 func (r *reads) len() int {
@@ -235,32 +244,32 @@ type recorder struct {
 
 // Get implements ir.Reader.
 func (r *recorder) Get(key mesh.Key) (*ir.Object, bool) {
-	r.reads.gets[key] = struct{}{}
+	note(&r.reads.gets, key, struct{}{})
 	return r.view.Get(key)
 }
 
 // List implements ir.Reader.
 func (r *recorder) List(q ir.Query) []*ir.Object {
-	r.reads.lists[q] = struct{}{}
+	note(&r.reads.lists, q, struct{}{})
 	return r.view.List(q)
 }
 
 // Select implements ir.Selector: what is not accepted now is no dependency until a
 // change makes it so.
 func (r *recorder) Select(q ir.Query, accept ir.Accept) []*ir.Object {
-	r.reads.selects[q] = append(r.reads.selects[q], accept)
+	note(&r.reads.selects, q, append(r.reads.selects[q], accept))
 	return slices.DeleteFunc(r.view.List(q), func(o *ir.Object) bool { return !accept(o) })
 }
 
 // Counter implements ir.Reader.
 func (r *recorder) Counter(name string) uint64 {
-	r.reads.counters[name] = struct{}{}
+	note(&r.reads.counters, name, struct{}{})
 	return r.view.Counter(name)
 }
 
 // Addresses implements ir.Reader.
 func (r *recorder) Addresses(service mesh.Key) []string {
-	r.reads.addresses[service] = struct{}{}
+	note(&r.reads.addresses, service, struct{}{})
 	return r.view.Addresses(service)
 }
 

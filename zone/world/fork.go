@@ -17,7 +17,7 @@ func (w *World) Fork() *World {
 	// From here on either side copies the buckets that both have before it writes.
 	w.epoch++
 	f := &World{
-		zone: w.zone, revision: w.revision, epoch: w.epoch,
+		zone: w.zone, kinds: w.kinds, revision: w.revision, epoch: w.epoch,
 		objects: maps.Clone(w.objects), buckets: maps.Clone(w.buckets), counters: maps.Clone(w.counters),
 		addresses: maps.Clone(w.addresses), broken: maps.Clone(w.broken),
 		deps: newDeps(),

@@ -21,6 +21,8 @@ type Unit string
 // read; a read sees one revision.
 type World struct {
 	zone string
+	// kinds are all of them, made once: what is decoded asks for its own.
+	kinds map[mesh.KindName]mesh.Kind
 
 	mu       sync.RWMutex
 	revision uint64
@@ -90,8 +92,13 @@ func newItem(o *ir.Object) *item {
 
 // New makes an empty world of a zone.
 func New(zone string) *World {
+	kinds := map[mesh.KindName]mesh.Kind{}
+	for _, k := range mesh.Kinds() {
+		kinds[k.Name] = k
+	}
 	return &World{
 		zone:      zone,
+		kinds:     kinds,
 		objects:   map[mesh.Key]*item{},
 		buckets:   map[ir.Query]*bucket{},
 		counters:  map[string]uint64{},
@@ -110,7 +117,7 @@ func (w *World) Apply(b Batch) Result {
 		if c.Deleted {
 			continue
 		}
-		o, err := decode(c.Resource)
+		o, err := w.decode(c.Resource)
 		if err != nil {
 			reasons[i] = err.Error()
 		}
@@ -219,10 +226,7 @@ func (w *World) ReadSpecs(unit Unit, fn func(ir.Reader)) { w.read(unit, true, fn
 func (w *World) read(unit Unit, bare bool, fn func(ir.Reader)) {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
-	r := &recorder{view: view{w: w, bare: bare}, reads: reads{
-		unit: unit, bare: bare,
-		gets: map[mesh.Key]struct{}{}, lists: map[ir.Query]struct{}{}, selects: map[ir.Query][]ir.Accept{}, counters: map[string]struct{}{}, addresses: map[mesh.Key]struct{}{},
-	}}
+	r := &recorder{view: view{w: w, bare: bare}, reads: reads{unit: unit, bare: bare}}
 	fn(r)
 	w.deps.file(&r.reads)
 }
@@ -259,8 +263,8 @@ func (w *World) Size() (objects, units, edges int) {
 
 // decode makes an object of a resource. It is tolerant: unknown fields are a
 // newer author's and no problem.
-func decode(r mesh.Resource) (*ir.Object, error) {
-	kind, ok := mesh.KindByName(r.Kind)
+func (w *World) decode(r mesh.Resource) (*ir.Object, error) {
+	kind, ok := w.kinds[r.Kind]
 	if !ok {
 		return nil, fmt.Errorf("kind %q is not known here", r.Kind)
 	}
