@@ -93,6 +93,31 @@ func TestUndoRestoresAndIsUndone(t *testing.T) {
 	r.want(http.StatusConflict, "POST", fmt.Sprintf("/changes/%d/undo", head.Revision), r.author, "")
 }
 
+// An undo writes nothing that its author may not write: taking back the creation
+// of a Secret deletes it, and with a list of revocations they would be forgotten.
+func TestUndoOfSecretsIsForAdministrators(t *testing.T) {
+	r := newRig(t)
+	var out Written
+	r.want(http.StatusCreated, "PUT", "/meshes/default/secrets/s", r.admin, `{"type":"Secret","data":"eA=="}`).decode(t, &out)
+	r.want(http.StatusForbidden, "POST", fmt.Sprintf("/changes/%d/undo?force=true", out.Revision), r.author, "")
+	r.want(200, "GET", "/meshes/default/secrets/s", r.admin, "")
+	r.want(http.StatusForbidden, "POST", "/plan?delete=true", r.reader, `{"type":"Secret","mesh":"default","name":"s"}`)
+	r.want(200, "POST", fmt.Sprintf("/changes/%d/undo", out.Revision), r.admin, "")
+	r.want(http.StatusNotFound, "GET", "/meshes/default/secrets/s", r.admin, "")
+
+	key := mesh.Key{Kind: mesh.KindSecret, Mesh: "default", Name: "dataplane-token-revocations"}
+	head, err := r.store.Write(t.Context(), "user:root", []store.Op{{Resource: mesh.Resource{Key: key, Spec: []byte(`{"data":"W10="}`)}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, who := range []string{r.author, r.admin} {
+		r.want(http.StatusForbidden, "POST", fmt.Sprintf("/changes/%d/undo?force=true", head.Revision), who, "")
+	}
+	if _, err := r.store.Get(t.Context(), key); err != nil {
+		t.Errorf("the revocations are gone: %v", err)
+	}
+}
+
 func TestUndoOfAMesh(t *testing.T) {
 	r := newRig(t)
 	var out Written

@@ -120,6 +120,9 @@ func (s *Server) planDeletion(r *request) (*plan, error) {
 	gone := map[mesh.Key]bool{}
 	for i := range manifests {
 		key := manifests[i].Resource.Key
+		if k, ok := mesh.KindByName(key.Kind); ok && k.AdminOnly && !r.admin() {
+			return nil, problem(http.StatusForbidden, "only group %s may delete a %s", GroupAdmin, key.Kind)
+		}
 		res := Result{Kind: key.Kind, Mesh: key.Mesh, Name: key.Name, Action: actionDeleted}
 		old, err := s.cfg.Store.Get(r.Context(), key)
 		switch {

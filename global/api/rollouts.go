@@ -192,7 +192,11 @@ func (s *Server) moveRollout(move func(r rollout.Rollout, user string, now time.
 			if was.Status.Phase != rollout.Running {
 				return problem(http.StatusConflict, "rollout %q has ended: %s", was.Name, was.Status.Phase)
 			}
-			err = driver.Save(r.Context(), s.cfg.Store, r.author(), was, move(was, r.author(), s.cfg.Now()))
+			next := move(was, r.author(), s.cfg.Now())
+			if next.Status.Phase == was.Status.Phase && next.Status.Promoted == was.Status.Promoted {
+				return s.showRollout(w, r) // promoted already: each step would be one more to look at
+			}
+			err = driver.Save(r.Context(), s.cfg.Store, r.author(), was, next)
 			if errors.Is(err, store.ErrConflict) && try < attempts {
 				continue // the driver was faster
 			}

@@ -50,6 +50,11 @@ func TestRolloutIsStartedAndHoldsItsKeys(t *testing.T) {
 	r.put("b", "1s")
 
 	r.want(200, "POST", "/rollouts/slow/promote", r.author, "").decode(t, &v)
+	promoted := v.Revision
+	r.want(200, "POST", "/rollouts/slow/promote", r.author, "").decode(t, &v)
+	if v.Revision != promoted {
+		t.Errorf("promoted twice: revision %d, then %d", promoted, v.Revision)
+	}
 	r.want(200, "POST", "/rollouts/slow/abort", r.author, "").decode(t, &v)
 	if v.Phase != "aborted" || v.Reason != "by user:ann" {
 		t.Errorf("%+v", v)

@@ -93,6 +93,9 @@ func (s *Server) undoing(ctx context.Context, list []mesh.Change, force, admin b
 	refuse := func(key mesh.Key, format string, args ...any) {
 		bad = append(bad, InvalidParameter{Resource: clip(label(key)), Field: "revision", Reason: fmt.Sprintf(format, args...)})
 	}
+	if err := undoable(left, admin); err != nil {
+		return nil, err
+	}
 	var puts, deletes []undone
 	returns := map[string]bool{} // meshes that come back
 	for _, key := range keys {
@@ -126,9 +129,6 @@ func (s *Server) undoing(ctx context.Context, list []mesh.Change, force, admin b
 			one.back.Status = now.Status
 			puts = append(puts, one)
 			returns[key.Name] = returns[key.Name] || key.Kind == mesh.KindMesh
-			if k, ok := mesh.KindByName(key.Kind); (!ok || k.AdminOnly) && !admin {
-				return nil, problem(http.StatusForbidden, "only group %s may write a %s, which revision %d changed", GroupAdmin, key.Kind, left[key].Revision)
-			}
 		} else if exists {
 			deletes = append(deletes, one)
 		}
@@ -139,6 +139,28 @@ func (s *Server) undoing(ctx context.Context, list []mesh.Change, force, admin b
 		return nil, p
 	}
 	return s.undoPlan(ctx, puts, deletes, returns, force)
+}
+
+// undoable is a 403 when the author may not write what an undo would: to take back
+// the first revocation of a token is to delete a Secret. The keys of a mesh that
+// the write made go with it, as they do when it is deleted.
+func undoable(left map[mesh.Key]mesh.Change, admin bool) error {
+	for key, c := range left {
+		k, ok := mesh.KindByName(key.Kind)
+		if ok && !k.AdminOnly {
+			continue
+		}
+		m, whole := left[mesh.Key{Kind: mesh.KindMesh, Name: key.Mesh}]
+		reserved := key.Kind == mesh.KindSecret && access.Reserved(key.Name)
+		switch {
+		case reserved && whole && !c.Deleted && !m.Deleted:
+		case reserved && !whole:
+			return problem(http.StatusForbidden, "revision %d is of keys or revocations of tokens, which are not undone; see /tokens", c.Revision)
+		case !admin:
+			return problem(http.StatusForbidden, "only group %s may write a %s, which revision %d changed", GroupAdmin, key.Kind, c.Revision)
+		}
+	}
+	return nil
 }
 
 // undone is a resource on its way back.

@@ -271,6 +271,7 @@ func (s *Server) Zones() []ZoneStatus {
 				}
 			}
 			zs.Connected, zs.Total = int(z.leader.report.GetProxiesConnected()), int(z.leader.report.GetProxiesTotal())
+			zs.Reported = z.leader.report != nil
 			zs.Problems = problemsOf(z.leader.report)
 			for _, instance := range slices.Sorted(maps.Keys(z.followers)) {
 				f := z.followers[instance]

@@ -65,6 +65,8 @@ type ZoneStatus struct {
 	Applied   int64 `json:"appliedRevision"`
 	Connected int   `json:"proxiesConnected"`
 	Total     int   `json:"proxiesTotal"`
+	// Reported: the zone has told of its proxies since this global knows it.
+	Reported bool `json:"-"`
 	// Problems by resource, as the zone reports them.
 	Problems []ResourceProblem `json:"problems,omitempty"`
 }

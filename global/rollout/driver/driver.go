@@ -71,20 +71,20 @@ func (d *Driver) look(ctx context.Context) (running int, err error) {
 		return 0, fmt.Errorf("list rollouts: %w", err)
 	}
 	for _, res := range page.Items {
-		r, err := rollout.Decode(res)
-		if err != nil {
-			d.Log.Error("a rollout cannot be read", "err", err)
+		r, bad := rollout.Decode(res)
+		if bad != nil {
+			d.Log.Error("a rollout cannot be read", "err", bad)
 			continue
 		}
 		if r.Status.Phase != rollout.Running {
 			continue
 		}
 		running++
-		if err := d.step(ctx, r); err != nil && !errors.Is(err, store.ErrConflict) {
-			return running, fmt.Errorf("rollout %s: %w", r.Name, err)
+		if e := d.step(ctx, r); e != nil && !errors.Is(e, store.ErrConflict) {
+			err = errors.Join(err, fmt.Errorf("rollout %s: %w", r.Name, e)) // the others go on
 		}
 	}
-	return running, nil
+	return running, err
 }
 
 func (d *Driver) step(ctx context.Context, r rollout.Rollout) error {
@@ -141,7 +141,7 @@ func Save(ctx context.Context, st store.Store, author string, was, next rollout.
 func Connected(f Fleet) map[string]int {
 	out := map[string]int{}
 	for _, z := range f.Zones() {
-		if z.Online {
+		if z.Online && z.Reported {
 			out[z.Name] = z.Connected
 		}
 	}
@@ -191,7 +191,7 @@ func Observe(f Fleet, r rollout.Rollout) rollout.Observation {
 			}
 		}
 		o.Rejected += rejected
-		if had, ok := r.Status.Connected[zone]; ok && z.Online {
+		if had, ok := r.Status.Connected[zone]; ok && z.Online && z.Reported { // until then nothing is known of its proxies
 			o.Gone += max(0, had-z.Connected)
 		}
 	}
