@@ -44,7 +44,8 @@ func Leftovers(release Release, meshes []string, crds bool) ([]Object, error) {
 	slices.SortStableFunc(objects, func(a, b Object) int { return rank(a) - rank(b) })
 	namespace := cmp.Or(release.Namespace, DefaultNamespace)
 	own := []Object{{APIVersion: "v1", Kind: "Secret", Name: "tombolo-zone-token"}, {APIVersion: "v1", Kind: "Secret", Name: "tombolo-webhook-certs"},
-		{APIVersion: "v1", Kind: "Secret", Name: "tombolo-state"}, {APIVersion: "coordination.k8s.io/v1", Kind: "Lease", Name: "tombolo-zone"}}
+		{APIVersion: "v1", Kind: "Secret", Name: "tombolo-state"}, {APIVersion: "v1", Kind: "Secret", Name: "tombolo-state-quarantine"},
+		{APIVersion: "coordination.k8s.io/v1", Kind: "Lease", Name: "tombolo-zone"}}
 	for i := range StateSecrets {
 		own = append(own, Object{APIVersion: "v1", Kind: "Secret", Name: fmt.Sprintf("tombolo-state-%02d", i)})
 	}

@@ -158,12 +158,13 @@ type tables struct {
 	authorities map[[2]string][]byte
 	counters    map[string]uint64
 	permissions map[string][]byte
+	quarantine  map[string][]byte
 	session     []byte
 }
 
 func newTables() tables {
 	return tables{resources: map[mesh.Key]mesh.Resource{}, kept: map[mesh.Key]mesh.Resource{}, authorities: map[[2]string][]byte{},
-		counters: map[string]uint64{}, permissions: map[string][]byte{}}
+		counters: map[string]uint64{}, permissions: map[string][]byte{}, quarantine: map[string][]byte{}}
 }
 
 // apply takes an update and says which shards and whether the shared part changed.
@@ -202,6 +203,13 @@ func (t *tables) apply(u *disk.Update) (dirty [shards]bool, meta bool) {
 			delete(t.permissions, name)
 		} else {
 			t.permissions[name] = text
+		}
+	}
+	for id, text := range u.Quarantine {
+		if text == nil {
+			delete(t.quarantine, id)
+		} else {
+			t.quarantine[id] = text
 		}
 	}
 	if len(u.SessionKey) > 0 {

@@ -5,7 +5,8 @@
 // another instance decided: authorities, counters and permissions last in force.
 // It lies in Secrets of the zone's own namespace: one for what is shared, and a
 // fixed number of shards for the copy of what global pushed, so that a change
-// rewrites one of them. The instance that leads writes; the others read.
+// rewrites one of them. What proxies refused has a Secret of its own, written
+// behind, of which as much is kept as fits. The instance that leads writes; the others read.
 //
 // What must not be lost (an authority's key, the key of Envoy's sessions) is
 // written before Commit returns. The copy of global's resources is written

@@ -35,7 +35,7 @@ func (s *Store) Lead() {
 	for i := range s.dirty {
 		s.dirty[i] = true
 	}
-	s.meta = true
+	s.meta, s.refused, s.refusedStale = true, true, true
 	s.mu.Unlock()
 	s.stale.Store(true)
 	s.poke()
@@ -47,7 +47,7 @@ func (s *Store) write(ctx context.Context, adopt func(disk.Update)) {
 		select {
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
-			if err := s.flush(last); err != nil {
+			if err := errors.Join(s.flush(last), s.flushQuarantine(last)); err != nil {
 				s.cfg.Log.Warn("state not written at the end", "error", err)
 			}
 			cancel()
@@ -61,7 +61,7 @@ func (s *Store) write(ctx context.Context, adopt func(disk.Update)) {
 		for _, u := range news {
 			adopt(u)
 		}
-		if err := s.flush(ctx); err != nil && ctx.Err() == nil {
+		if err := errors.Join(s.flush(ctx), s.flushQuarantine(ctx)); err != nil && ctx.Err() == nil {
 			s.cfg.Log.Warn("state not written, trying on", "error", err, "next", pause)
 			s.poke()
 			pause = min(2*pause, maxPause)

@@ -64,6 +64,9 @@ type Store struct {
 	tables tables
 	dirty  [shards]bool
 	meta   bool
+	// refused is whether what proxies refused is due; refusedStale while another
+	// instance may have written it.
+	refused, refusedStale bool
 	// sealed is what the shards were when they were last written or read together.
 	sealed seal
 	// news were met while writing; Run hands them on.
@@ -73,6 +76,7 @@ type Store struct {
 	writing  sync.Mutex
 	versions map[string]string
 	written  map[string][sha256.Size]byte
+	left     int  // classes whose quarantine did not fit
 	lean     bool // what is shared did not fit when it was last packed
 	// stale is true while another instance may have written since they were read.
 	stale atomic.Bool
@@ -161,6 +165,9 @@ func (s *Store) read(ctx context.Context) (whole bool, err error) {
 			}
 		}
 	}
+	if t.quarantine, err = s.readQuarantine(ctx); err != nil {
+		return false, err
+	}
 	t.takeShared(&sh)
 	if whole = sh.holds(s.written); whole {
 		t.position = disk.Position{Revision: mesh.Revision(sh.Revision), Digest: sh.Digest}
@@ -212,7 +219,7 @@ func (s *Store) Load() (*disk.State, error) {
 	defer s.mu.Unlock()
 	t := &s.tables
 	return &disk.State{Position: t.position, Resources: sortedResources(t.resources), Kept: sortedResources(t.kept),
-		Authorities: t.sortedAuthorities(), Counters: maps.Clone(t.counters), Permissions: maps.Clone(t.permissions), SessionKey: t.session}, nil
+		Authorities: t.sortedAuthorities(), Counters: maps.Clone(t.counters), Permissions: maps.Clone(t.permissions), Quarantine: maps.Clone(t.quarantine), SessionKey: t.session}, nil
 }
 
 // Commit implements disk.Store. Keys are written before it returns, by the leader
@@ -231,7 +238,7 @@ func (s *Store) Commit(u disk.Update) error {
 	for i, d := range dirty {
 		s.dirty[i] = s.dirty[i] || d
 	}
-	s.meta = s.meta || meta
+	s.meta, s.refused = s.meta || meta, s.refused || len(u.Quarantine) > 0
 	s.mu.Unlock()
 	s.poke()
 	if !keys {
