@@ -33,6 +33,8 @@ type class struct {
 	// formerRefs those of the compile before.
 	compiled         []*delta.Resource
 	refs, formerRefs []ir.EndpointRef
+	// permissions of inbounds in the versions that were published lately.
+	permissions []permissionForm
 	// failure says why the last compile could not be built; the one before stays.
 	failure string
 }
@@ -250,6 +252,7 @@ func (e *engine) accept(b *batch, r compiled) {
 	c.refs, c.formerRefs = ir.EndpointRefs(r.proxy), c.refs
 	e.reconsider(c, r.resources)
 	c.compiled = r.resources
+	c.permissions = permissionForms(c.permissions, r)
 	e.rearrange(c)
 	e.trust(b, c)
 	b.publish[c.ir.ID] = b.publish[c.ir.ID] || urgent

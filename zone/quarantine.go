@@ -276,6 +276,11 @@ func (e *engine) judge(b *batch, verdicts []delta.Verdict) {
 			}
 		}
 		x := refusal{TypeURL: v.TypeURL, Name: v.Resource, Version: v.Version, Reason: v.Reason, Node: v.Node, Since: b.now.UTC()}
+		if kept := q.good(x.key()); kept != nil && c.tightens(x, kept) {
+			e.log.Warn("refused by a proxy, and not quarantined: it lets fewer in than the last good one", "class", v.Group, "proxy", v.Node,
+				"resource", v.Resource, "reason", v.Reason, "rev", int64(e.mark))
+			continue
+		}
 		q.Refused = append(q.Refused, e.attribute(c, x, q.good(x.key())))
 		withheld[v.Group] = append(withheld[v.Group], v.Rejection)
 		e.log.Warn("refused by a proxy and by none accepted: the class keeps the last good one", "class", v.Group, "proxy", v.Node,
@@ -294,6 +299,51 @@ func (e *engine) judge(b *batch, verdicts []delta.Verdict) {
 		e.rearrange(c)
 		b.publish[id] = b.publish[id] || false
 	}
+}
+
+// permissionForm is a permission and the version of the resource that says it.
+type permissionForm struct {
+	name, version string
+	permission    ir.Permission
+}
+
+// maxForms bounds the versions of one permission that are remembered.
+const maxForms = 4
+
+// permissionForms adds a compile's permissions to those before; the oldest go.
+func permissionForms(before []permissionForm, r compiled) []permissionForm {
+	out := slices.Clone(before)
+	for _, in := range r.proxy.Inbounds {
+		name := xds.PermissionName(in.Name)
+		i := slices.IndexFunc(r.resources, func(x *delta.Resource) bool { return x.TypeURL == xds.ExtensionType && x.Name == name })
+		if i < 0 {
+			continue
+		}
+		form := permissionForm{name, r.resources[i].Version, in.Permission}
+		out = slices.DeleteFunc(out, func(x permissionForm) bool { return x.name == form.name && x.version == form.version })
+		out = append(out, form)
+	}
+	return slices.Clone(out[max(0, len(out)-maxForms*len(r.proxy.Inbounds)):])
+}
+
+// tightens says that a refused permission lets fewer in than the last good one, or
+// that nobody can tell. One proxy that refuses, be it old or hostile, must not keep
+// open what its whole class is to close: who refuses keeps what it has, and who
+// starts lets nobody in.
+func (c *class) tightens(x refusal, kept *good) bool {
+	if x.TypeURL != xds.ExtensionType || !strings.HasPrefix(x.Name, xds.PermissionName("")) {
+		return false
+	}
+	form := func(version string) *permissionForm {
+		for i := range c.permissions {
+			if f := &c.permissions[i]; f.name == x.Name && f.version == version {
+				return f
+			}
+		}
+		return nil
+	}
+	old, next := form(kept.Resource.Version), form(x.Version)
+	return old == nil || next == nil || ir.Tightens(old.permission, next.permission)
 }
 
 // goodOf makes a last good one of what a class had, with a cluster's endpoints.

@@ -221,3 +221,43 @@ func TestWhatIsHeldKeepsWhatItNeeds(t *testing.T) {
 		}
 	}
 }
+
+// One proxy that refuses, be it old or hostile, keeps nothing open that its whole
+// class is to close; what lets more in waits like any other change.
+func TestATighteningIsNotQuarantined(t *testing.T) {
+	permit := func(rules string) mesh.Change {
+		return put(resource(t, mesh.KindMeshTrafficPermission, "default", "", "p", `{"targetRef":{"kind":"Mesh"},"rules":[{"default":{`+rules+`}}]}`))
+	}
+	const stranger = `[{"spiffeID":{"type":"Prefix","value":"spiffe://stranger"}}]`
+	c := newCallers(t, t.TempDir(), 2, refuseText(xds.ExtensionType, "spiffe://stranger"))
+	name := xds.PermissionName("http")
+	published := func() string {
+		text := ""
+		if err := c.parts.engine.do(nil, func(*batch) {
+			if r := c.parts.engine.proxies[mesh.Key{Kind: mesh.KindDataplane, Mesh: "default", Zone: "east", Name: "web-1"}].class.set.Get(xds.ExtensionType, name); r != nil {
+				text = string(r.Body)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	c.push(permit(`"deny":[{"spiffeID":{"type":"Prefix","value":"spiffe://known"}}]`))
+	c.run("a permission", xds.ExtensionType, name, "spiffe://known")
+
+	if _, _, _, rejected := c.change(c.push(permit(`"deny":[{"spiffeID":{"type":"Prefix","value":"spiffe://known"}},` + stranger[1:]))); rejected == 0 {
+		t.Error("nobody refused the tightening")
+	}
+	eventually(t, "the refusal is shown", func() bool { return len(c.problems()) > 0 })
+	if c.quarantined() || !strings.Contains(published(), "spiffe://stranger") {
+		t.Error("the tightening was taken back for the whole class")
+	}
+
+	c.push(permit(`"deny":[{"spiffeID":{"type":"Prefix","value":"spiffe://known"}}]`))
+	c.run("the permission before", xds.ExtensionType, name, "spiffe://known")
+	c.push(permit(`"allow":` + stranger + `,"deny":[{"spiffeID":{"type":"Prefix","value":"spiffe://known"}}]`))
+	eventually(t, "what lets more in is quarantined", c.quarantined)
+	if strings.Contains(published(), "spiffe://stranger") {
+		t.Error("the refused permission is still published")
+	}
+}
