@@ -359,3 +359,35 @@ func TestStoppedEngineRefuses(t *testing.T) {
 	}
 	members{r.e}.Leave(dataplaneKey("x"), "i", false)
 }
+
+// A loss that was believed stays believed, however often it is told.
+func TestWhatIsLostStaysLost(t *testing.T) {
+	r := newRig(t, "east")
+	var keys []mesh.Key
+	leave := func(b *batch) {
+		for _, k := range keys {
+			r.e.proxies[k].streams = 1
+			r.e.leave(b, k, "i-"+k.Name, false)
+		}
+	}
+	for i := range 6 {
+		dp := sidecar(t, "default", fmt.Sprint("web-", i), "web", fmt.Sprint("10.0.0.", i+1), httpInbound)
+		keys = append(keys, dp.Key)
+		if err := r.turn(r.join(dp)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.turn(leave); err != nil {
+		t.Fatal(err)
+	}
+	before := r.presences()
+	if before[lost] == 0 {
+		t.Fatal("nobody is lost:", before)
+	}
+	if err := r.turn(leave); err != nil {
+		t.Fatal(err)
+	}
+	if after := r.presences(); after[lost] < before[lost] {
+		t.Error("presences", before, "became", after)
+	}
+}

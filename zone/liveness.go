@@ -77,6 +77,9 @@ func (l *liveness) doubted(now time.Time, connected int) bool {
 // vanish takes a proxy whose stream broke out of endpoint sets, at once, unless
 // too many others vanished with it.
 func (e *engine) vanish(b *batch, p *proxy) {
+	if p.presence == lost {
+		return // it was believed before, and what is lost comes back by joining alone
+	}
 	key := p.resource.Key
 	connected := 0
 	for _, x := range e.proxies {

@@ -261,10 +261,11 @@ func (e *engine) judge(b *batch, verdicts []delta.Verdict) {
 		if c == nil || c.set == nil {
 			continue
 		}
-		now := c.set.Get(v.TypeURL, v.Resource)
-		if now == nil || now.Version != v.Version {
-			continue // it has moved on, or is the proxy's own
+		i := slices.IndexFunc(c.compiled, func(r *delta.Resource) bool { return r.TypeURL == v.TypeURL && r.Name == v.Resource })
+		if i < 0 || c.compiled[i].Version != v.Version {
+			continue // it has moved on, or is the proxy's own, or what stands in: there is nothing better
 		}
+		now := c.compiled[i]
 		q := at(v.Group)
 		if q.of(now) != nil {
 			continue

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/xds"
+	"github.com/tombolo-mesh/tombolo/xds/delta"
 	"github.com/tombolo-mesh/tombolo/xds/xdstest"
 )
 
@@ -159,6 +160,28 @@ func TestARefusedRouteIsQuarantined(t *testing.T) {
 	if state, err := c.parts.engine.cfg.disk.Load(); err != nil || len(state.Quarantine) > 0 {
 		t.Error("the disk still has", len(state.Quarantine), err)
 	}
+}
+
+// What stands in has nothing behind it: that a proxy refuses it, too, changes nothing.
+func TestWhatStandsInIsNotQuarantined(t *testing.T) {
+	c := newCallers(t, t.TempDir(), 1, refuseText(xds.RouteType, "/bad"))
+	c.push(routeTo(t, "/good", "db"))
+	c.run("the first route", xds.RouteType, apiCluster, "/good")
+	c.push(routeTo(t, "/bad", "db"))
+	eventually(t, "quarantined", c.quarantined)
+	e := c.parts.engine
+	if err := e.do(nil, func(b *batch) {
+		x := e.proxies[mesh.Key{Kind: mesh.KindDataplane, Mesh: "default", Zone: "east", Name: "web-1"}].class
+		before := e.quarantines[x.ir.ID]
+		e.judge(b, []delta.Verdict{{Group: x.ir.ID, Rejection: delta.Rejection{Node: c.nodes[0], TypeURL: xds.RouteType, Resource: apiCluster,
+			Version: x.set.Get(xds.RouteType, apiCluster).Version, Reason: "not this either"}}})
+		if e.quarantines[x.ir.ID] != before {
+			t.Errorf("quarantine %+v, want %+v", e.quarantines[x.ir.ID].Refused, before.Refused)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	c.run("the first route", xds.RouteType, apiCluster, "/good")
 }
 
 // What one refuses and another accepts is that proxy's own trouble.
