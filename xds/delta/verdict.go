@@ -88,7 +88,15 @@ func (s *Server) contest(g *group, r Rejection, proven bool) {
 
 func (s *Server) disagree(p proof, accepted bool) {
 	if len(s.contested) >= maxContested {
-		clear(s.contested)
+		// What was accepted since is settled. What is not must not be forgotten before
+		// it has to be: nobody would be told of its acceptance.
+		maps.DeleteFunc(s.contested, func(_ proof, accepted bool) bool { return accepted })
+		for old := range s.contested {
+			if len(s.contested) < maxContested {
+				break
+			}
+			delete(s.contested, old)
+		}
 	}
 	s.contested[p] = accepted
 }
@@ -107,7 +115,8 @@ func (s *Server) acquit(g *group, k Key, version string) {
 }
 
 func (s *Server) tell(v Verdict) {
-	if len(s.verdicts) < maxVerdicts {
+	// An acceptance is never dropped; there are no more of them than contested versions.
+	if v.Accepted || len(s.verdicts) < maxVerdicts {
 		s.verdicts = append(s.verdicts, v)
 	}
 	if s.cfg.OnProgress != nil { // whether or not the group told of progress before

@@ -3,6 +3,7 @@ package delta
 import (
 	"context"
 	"io"
+	"strconv"
 	"testing"
 	"time"
 
@@ -84,5 +85,24 @@ func TestAcceptanceOutweighsRefusal(t *testing.T) {
 	}
 	if len(s.LastGood("g")) > 0 {
 		t.Error("what was replaced is kept though the newer one is accepted")
+	}
+}
+
+// Of too many contested versions those are forgotten first that are settled.
+func TestContestedVersionsAreBounded(t *testing.T) {
+	s := New(Config{})
+	open := proof{Key{routeType, "open"}, "v"}
+	s.disagree(open, false)
+	for i := range 2 * maxContested {
+		s.disagree(proof{Key{routeType, "settled"}, strconv.Itoa(i)}, true)
+	}
+	if accepted, is := s.contested[open]; !is || accepted || len(s.contested) > maxContested {
+		t.Errorf("%d contested; the open one is there: %v, accepted: %v", len(s.contested), is, accepted)
+	}
+	for i := range 2 * maxContested {
+		s.disagree(proof{Key{routeType, "open"}, strconv.Itoa(i)}, false)
+	}
+	if len(s.contested) > maxContested {
+		t.Error(len(s.contested), "contested")
 	}
 }
