@@ -60,7 +60,39 @@ func (s *Server) planRoutes() []route {
 			{"envoy", "true: with the difference of Envoy's resources", "boolean"},
 			{"zone", "ask this zone alone; may be repeated", "string"},
 			{"timeout", "how long zones have to answer, as 5s; default 10s, at most 25s", "string"}},
-		codes: []int{400, 401, 403, 404, 409, 413, 415, 422}}}}
+		codes: []int{400, 401, 403, 404, 409, 413, 415, 422, 429}}}}
+}
+
+// maxPlans bounds the plans at once, of all users: the answers of the zones are in
+// memory. A user has one at a time, so that nobody keeps zones from others' plans.
+const maxPlans = 8
+
+// plans are the users who plan now.
+type plans struct {
+	mu    gosync.Mutex
+	users map[string]bool
+}
+
+func (p *plans) begin(user string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.users[user]:
+		return problem(http.StatusTooManyRequests, "%s has a plan under way; one at a time", user).with("Retry-After", "1")
+	case len(p.users) >= maxPlans:
+		return problem(http.StatusTooManyRequests, "%d plans are under way already", maxPlans).with("Retry-After", "1")
+	}
+	if p.users == nil {
+		p.users = map[string]bool{}
+	}
+	p.users[user] = true
+	return nil
+}
+
+func (p *plans) end(user string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.users, user)
 }
 
 // plan answers POST /plan.
@@ -92,6 +124,10 @@ func (s *Server) plan(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
+	if err := s.plans.begin(r.author()); err != nil {
+		return err
+	}
+	defer s.plans.end(r.author())
 	out, err := s.preview(r.Context(), p.ops, previewOptions{envoy: envoy, zones: r.URL.Query()["zone"], timeout: timeout})
 	if err != nil {
 		return err

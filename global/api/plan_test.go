@@ -296,3 +296,31 @@ func TestWhatMayOpen(t *testing.T) {
 		})
 	}
 }
+
+// Nobody keeps the zones from the plans of others.
+func TestAUserPlansOneAtATime(t *testing.T) {
+	r, _ := planRig(t)
+	asked, proceed := make(chan struct{}), make(chan struct{})
+	answer := r.fleet.inspect
+	r.fleet.inspect = func(ctx context.Context, zone string, q sync.Question, w io.Writer) error {
+		asked <- struct{}{}
+		<-proceed
+		return answer(ctx, zone, q, w)
+	}
+	body := "[" + timeout("a", "5s") + "]"
+	first := make(chan int)
+	go func() { first <- r.do("POST", "/plan?zone=east", r.reader, body).status }()
+	<-asked
+	if a := r.want(429, "POST", "/plan?zone=east", r.reader, body); !strings.Contains(string(a.body), "one at a time") {
+		t.Errorf("%s", a.body)
+	}
+	second := make(chan int)
+	go func() { second <- r.do("POST", "/plan?zone=east", r.author, body).status }()
+	<-asked
+	close(proceed)
+	if a, b := <-first, <-second; a != 200 || b != 200 {
+		t.Error("the plans of two users:", a, b)
+	}
+	r.fleet.inspect = answer
+	r.want(200, "POST", "/plan?zone=east", r.reader, body)
+}

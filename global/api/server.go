@@ -66,6 +66,7 @@ type Server struct {
 	watchers chan struct{}
 	draining chan struct{}
 	drain    gosync.Once
+	plans    plans
 }
 
 // need says who may call a route.
