@@ -173,7 +173,7 @@ func TestStagedReturnsWhenProxiesAreGone(t *testing.T) {
 		f := staging(t, time.Minute, rollout.Guard{What: rollout.Gone, Above: 1})
 		f.see("99 1- 1- running")
 		r := f.rollout()
-		r.Status.Connected["east"] = 3
+		r.Status.Connected = map[string]int{"east": 3}
 		if why := r.Breached(driver.Observe(f.server, r)); !strings.HasPrefix(why, "gone>1: 3 in stage 1 (east)") {
 			t.Errorf("three of three are gone: %q", why)
 		}
