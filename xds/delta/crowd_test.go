@@ -22,10 +22,16 @@ func TestCrowd(t *testing.T) {
 		t.Errorf("took %v", took)
 	}
 	c.server.mu.Lock()
+	if n := len(c.server.names.sets); n != 1 {
+		t.Errorf("%d sets of names for what all subscribed to", n)
+	}
 	for _, n := range c.server.nodes {
 		for _, typ := range n.stream.types {
 			if len(typ.over)+len(typ.flying)+len(typ.dirty)+len(typ.flights) > 0 {
 				t.Errorf("%s keeps exceptions of %s in sync", n.id, short(typ.typeURL))
+			}
+			if len(typ.names.added)+len(typ.names.lost) > 0 {
+				t.Errorf("%s keeps names of %s of its own", n.id, short(typ.typeURL))
 			}
 		}
 	}
@@ -34,6 +40,11 @@ func TestCrowd(t *testing.T) {
 	if n := c.server.Connected(); n != 0 {
 		t.Errorf("%d nodes connected after the end", n)
 	}
+	c.server.mu.Lock()
+	if n := len(c.server.names.sets); n > 0 {
+		t.Errorf("%d sets of names kept after the end", n)
+	}
+	c.server.mu.Unlock()
 	for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before; runtime.Gosched() {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d goroutines, %d before", runtime.NumGoroutine(), before)

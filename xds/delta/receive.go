@@ -113,7 +113,7 @@ func (st *stream) greeted(t *typeState, req *discoveryv3.DeltaDiscoveryRequest) 
 	}
 	for k := range st.node.maybe {
 		if k.TypeURL == t.typeURL {
-			t.over[k.Name] = unknown
+			t.note(k.Name, unknown)
 			delete(st.node.maybe, k)
 		}
 	}
@@ -121,7 +121,7 @@ func (st *stream) greeted(t *typeState, req *discoveryv3.DeltaDiscoveryRequest) 
 		if version == "" || len(name) > maxName {
 			version = unknown
 		}
-		t.over[name] = version
+		t.note(name, version)
 		st.server.proveCurrent(v, Key{t.typeURL, name}, version)
 		if t.keeps() {
 			t.keep(st.recall(v, Key{t.typeURL, name}, version))
@@ -160,18 +160,19 @@ func (st *stream) subscribe(t *typeState, req *discoveryv3.DeltaDiscoveryRequest
 		if r := v.get(t.typeURL, name); r != nil {
 			name = r.Name // shares the memory of the name
 		}
-		t.names[name] = struct{}{}
-		if len(t.names) > maxSubscribe {
+		t.names.add(name)
+		if t.names.len() > maxSubscribe {
 			return status.Errorf(codes.ResourceExhausted, "resource_names_subscribe: more than %d names of %s", maxSubscribe, t.typeURL)
 		}
 		if _, told := req.InitialResourceVersions[name]; !first || !told {
 			// Asked anew: it is owed an answer, whatever it has.
-			t.over[name] = unknown
+			t.note(name, unknown)
 			put(&t.force, name)
 			delete(st.node.rejected, Key{t.typeURL, name})
 		}
 		t.mark(name, false)
 	}
+	st.server.names.share(&t.names, false)
 	if t.wildcard && !wildcard {
 		t.greet = len(t.over) == 0
 		t.scan(v)
@@ -196,7 +197,7 @@ func (st *stream) unsubscribe(t *typeState, name string) {
 		}
 		return
 	}
-	delete(t.names, name)
+	t.names.remove(name)
 	if t.wildcard {
 		t.mark(name, false)
 		return
@@ -278,7 +279,7 @@ func (st *stream) accepted(t *typeState, f *flight, name string) {
 	if !t.subscribed(name) {
 		return
 	}
-	t.over[name] = version
+	t.note(name, version)
 	delete(t.alone, name)
 	st.server.proveCurrent(st.view(), Key{t.typeURL, name}, version)
 	if version != "" {
@@ -297,7 +298,7 @@ func (st *stream) doubt(t *typeState, f *flight, names []string, reason string) 
 			put(&t.alone, name)
 		}
 		if t.subscribed(name) {
-			t.over[name] = unknown
+			t.note(name, unknown)
 			t.mark(name, false)
 		}
 	}
@@ -331,10 +332,11 @@ func (st *stream) refused(t *typeState, f *flight, name, reason string) {
 	default:
 		st.node.refusedAt = time.Now()
 	}
-	st.node.rejected[k] = &Rejection{Node: st.node.id, TypeURL: t.typeURL, Resource: name, Version: version, Reason: reason}
+	rejection := &Rejection{Node: st.node.id, TypeURL: t.typeURL, Resource: name, Version: version, Reason: reason}
+	enter(&st.node.rejected, k, rejection)
 	_, proven := st.server.proven[proof{k, version}]
 	delete(st.server.proven, proof{k, version})
-	st.server.contest(st.node.group, *st.node.rejected[k], proven)
+	st.server.contest(st.node.group, *rejection, proven)
 	st.server.cfg.Log.Warn("proxy refused a resource", "node", st.node.id, "type", short(t.typeURL), "resource", name,
 		"reason", reason, "mark", st.node.group.mark)
 	t.mark(name, false)

@@ -280,7 +280,7 @@ func (st *stream) launch(t *typeState, f *flight, now time.Time) *discoveryv3.De
 		st.carry(t, f)
 	}
 	for name := range f.items {
-		t.flying[name] = f
+		enter(&t.flying, name, f)
 	}
 	t.flights = append(t.flights, f)
 	resp := &discoveryv3.DeltaDiscoveryResponse{

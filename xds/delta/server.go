@@ -33,6 +33,7 @@ type Server struct {
 	contested map[proof]bool
 	verdicts  []Verdict
 	memo      []memo
+	names     *registry // of all streams
 	events    []func()
 	flushing  bool
 }
@@ -90,7 +91,7 @@ func New(cfg Config) *Server {
 	return &Server{
 		cfg: cfg, metrics: newMetrics(cfg.Registerer),
 		nodes: map[string]*node{}, groups: map[string]*group{}, waiting: map[string]chan struct{}{}, proven: map[proof]struct{}{},
-		retired: map[proof]struct{}{}, contested: map[proof]bool{},
+		retired: map[proof]struct{}{}, contested: map[proof]bool{}, names: newRegistry(),
 	}
 }
 
@@ -124,7 +125,7 @@ func (s *Server) Assign(node, group string, own *Set) {
 func (s *Server) assign(id string, g *group, own *Set) {
 	n := s.nodes[id]
 	if n == nil {
-		n = &node{id: id, group: g, own: own, rejected: map[Key]*Rejection{}, spoilt: map[string]spoil{}}
+		n = &node{id: id, group: g, own: own}
 		s.nodes[id] = n
 		g.members++
 		if c := s.waiting[id]; c != nil {

@@ -20,18 +20,16 @@ const (
 // anew, or refused a response that it may have applied in part.
 const unknown = "?"
 
-// smallMap is up to how many names a map is kept when it is empty.
-const smallMap = 16
-
 // typeState is what one stream knows of one type. Its size is bounded by what the
-// node should have and by the names it may subscribe to.
+// node should have and by the names it may subscribe to. Its maps are made when
+// there is something to put in, and given up when all is settled.
 type typeState struct {
 	typeURL  string
 	named    bool // NACKs of this type name no resource
 	wildcard bool
 	greet    bool // a wildcard was asked for and nothing answered yet
 	unasked  bool // served though not asked for, see stream.unasked
-	names    map[string]struct{}
+	names    names
 
 	// What the proxy has: over, where it has an entry ("" is nothing, or unknown),
 	// else base, what the node should have had when it last had all of it.
@@ -39,7 +37,6 @@ type typeState struct {
 	base *view
 
 	dirty   map[string]struct{}  // to be compared
-	peak    int                  // how many were dirty at once
 	sorted  []string             // dirty in order, nil when not built
 	urgent  map[string]struct{}  // dirty ones that overtake
 	force   map[string]struct{}  // to be sent though equal
@@ -73,19 +70,15 @@ type carried struct {
 }
 
 func newTypeState(typeURL string) *typeState {
-	return &typeState{
-		typeURL: typeURL, named: typeURL != clusterType && typeURL != listenerType,
-		names: map[string]struct{}{}, over: map[string]string{}, dirty: map[string]struct{}{}, flying: map[string]*flight{},
-	}
+	return &typeState{typeURL: typeURL, named: typeURL != clusterType && typeURL != listenerType}
 }
 
 func (t *typeState) subscribed(name string) bool {
-	if t.wildcard {
-		return true
-	}
-	_, ok := t.names[name]
-	return ok
+	return t.wildcard || t.names.has(name)
 }
+
+// note says what the proxy has of a name: a version, "" or unknown.
+func (t *typeState) note(name, version string) { enter(&t.over, name, version) }
 
 // has is the version that the proxy has of a name.
 func (t *typeState) has(name string) string {
@@ -103,9 +96,8 @@ func (t *typeState) mark(name string, urgent bool) {
 		return
 	}
 	if _, ok := t.dirty[name]; !ok {
-		t.dirty[name] = struct{}{}
+		put(&t.dirty, name)
 		t.sorted = nil
-		t.peak = max(t.peak, len(t.dirty))
 	}
 	if urgent {
 		put(&t.urgent, name)
@@ -161,7 +153,7 @@ func (t *typeState) land(nonce string) *flight {
 		for name := range lost.items {
 			if t.flying[name] == lost {
 				delete(t.flying, name)
-				t.over[name] = unknown
+				t.note(name, unknown)
 				t.mark(name, false)
 			}
 		}
@@ -178,24 +170,18 @@ func (t *typeState) land(nonce string) *flight {
 // settle replaces what is known name by name with one pointer, shared memory.
 func (t *typeState) settle(v *view) {
 	t.base = v
-	clear(t.alone)
-	t.kept = nil
-	if len(t.over) > 0 {
-		t.over = map[string]string{}
-	}
-	// A map that was large once stays large.
-	if t.peak > smallMap {
-		t.peak = 0
-		t.flying, t.dirty, t.force, t.urgent, t.alone = map[string]*flight{}, map[string]struct{}{}, nil, nil, nil
-	}
-	t.sorted, t.limit, t.flights = nil, 0, nil
+	t.over, t.kept, t.dirty, t.sorted, t.urgent, t.force, t.alone = nil, nil, nil, nil, nil, nil, nil
+	t.flights, t.flying, t.limit = nil, nil, 0
 }
 
-func put(set *map[string]struct{}, name string) {
-	if *set == nil {
-		*set = map[string]struct{}{}
+func put(set *map[string]struct{}, name string) { enter(set, name, struct{}{}) }
+
+// enter makes the map when it is nil.
+func enter[K comparable, V any](m *map[K]V, key K, value V) {
+	if *m == nil {
+		*m = map[K]V{}
 	}
-	(*set)[name] = struct{}{}
+	(*m)[key] = value
 }
 
 // spoilt says what is known of a cluster that waits to be taken back or replaced.
@@ -244,10 +230,7 @@ func (t *typeState) keep(r *Resource) {
 	if r == nil || !t.keeps() {
 		return
 	}
-	if t.kept == nil {
-		t.kept = map[string]*Resource{}
-	}
-	t.kept[r.Name] = r
+	enter(&t.kept, r.Name, r)
 }
 
 // action is what a name needs.

@@ -229,6 +229,9 @@ func (s *Server) detach(st *stream) {
 		n.group.leave(st)
 		s.connected(n.id, false)
 	}
+	for _, t := range st.types {
+		s.names.release(&t.names)
+	}
 	s.mu.Unlock()
 	s.flush()
 }
@@ -273,7 +276,7 @@ func (st *stream) rescan() {
 // scan marks every name that the proxy has, should have or asked for.
 func (t *typeState) scan(v *view) {
 	visit := func(name string) { t.mark(name, false) }
-	for name := range t.names {
+	for name := range t.names.all() {
 		visit(name)
 	}
 	for name := range t.over {
@@ -311,10 +314,14 @@ func (st *stream) settle(now time.Time) {
 	if st.settled == nil && st.server.cfg.OnInSync != nil {
 		st.server.events = append(st.server.events, func() { st.server.cfg.OnInSync(st.node.id) })
 	}
-	if st.settled == nil || st.settled.own != v.own || !slices.Equal(st.settled.layers, v.layers) {
+	first := st.settled == nil
+	if first || st.settled.own != v.own || !slices.Equal(st.settled.layers, v.layers) {
 		st.settled = v
 	}
 	for _, t := range st.types {
+		if first {
+			st.server.names.share(&t.names, true)
+		}
 		if !st.refusing(t.typeURL) {
 			t.settle(st.settled)
 		}

@@ -33,7 +33,7 @@ func (st *stream) spoil(name string, f *flight) bool {
 	if c.now == nil || c.had && c.before == nil {
 		return false
 	}
-	st.node.spoilt[name] = spoil{c.now.Version, c.before}
+	enter(&st.node.spoilt, name, spoil{c.now.Version, c.before})
 	return true
 }
 
@@ -111,7 +111,7 @@ func (st *stream) unasked(now time.Time) time.Time {
 	t.wildcard, t.unasked = true, true
 	for name, s := range st.node.spoilt {
 		if s.before != nil {
-			t.over[name] = s.before.Version
+			t.note(name, s.before.Version)
 		}
 		t.mark(name, false)
 	}
@@ -129,18 +129,12 @@ func (st *stream) abandon() {
 		for _, f := range t.flights {
 			for name := range f.items {
 				if !t.named {
-					if st.node.maybe == nil {
-						st.node.maybe = map[Key]struct{}{}
-					}
-					st.node.maybe[Key{t.typeURL, name}] = struct{}{}
+					enter(&st.node.maybe, Key{t.typeURL, name}, struct{}{})
 				}
 			}
 		}
 		for name, r := range t.kept {
-			if st.node.kept == nil {
-				st.node.kept = map[Key]*Resource{}
-			}
-			st.node.kept[Key{t.typeURL, name}] = r
+			enter(&st.node.kept, Key{t.typeURL, name}, r)
 		}
 	}
 	if t := st.types[clusterType]; t != nil {
