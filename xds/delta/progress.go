@@ -30,6 +30,8 @@ type group struct {
 	settled   []Progress
 	good      map[Key]Good // accepted, and replaced or removed by what nobody accepted yet
 	notified  bool         // OnProgress was called and Progress not yet
+	// awaiting are versions that some of its streams wait for others to try.
+	awaiting map[proof]struct{}
 }
 
 // change is what a publication changed, for streams to catch up with.
@@ -73,6 +75,7 @@ func (g *group) publish(mark int64, urgent bool, layers []*Set, now time.Time) {
 		g.open = slices.Delete(g.open, 0, 1)
 	}
 	g.open = append(g.open, p)
+	clear(g.awaiting) // who still waits says so again
 	for st := range g.streams {
 		st.wakeUp()
 	}

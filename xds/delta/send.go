@@ -25,11 +25,12 @@ func (st *stream) next(now time.Time) (*discoveryv3.DeltaDiscoveryResponse, time
 		return nil, time.Time{}
 	}
 	st.catchUp()
+	st.until = time.Time{}
 	until := earlier(st.expire(now), st.unasked(now))
 	t, f := st.choose(now, &until)
 	if f == nil {
 		st.settle(now)
-		return nil, until
+		return nil, earlier(until, st.until)
 	}
 	return st.launch(t, f, now), time.Time{}
 }
@@ -49,18 +50,18 @@ func (st *stream) catchUp() {
 func (st *stream) choose(now time.Time, until *time.Time) (*typeState, *flight) {
 	for _, typeURL := range []string{endpointType, secretType, extensionType} {
 		if t := st.types[typeURL]; t != nil && len(t.urgent) > 0 && t.live() < maxFlights {
-			if f := st.collect(t, func(name string, a action) bool { _, ok := t.urgent[name]; return ok && a == add }); f != nil {
+			if f := st.collect(t, now, func(name string, a action) bool { _, ok := t.urgent[name]; return ok && a == add }); f != nil {
 				return t, f
 			}
 		}
 	}
-	if t, f := st.clusters(); f != nil {
+	if t, f := st.clusters(now); f != nil {
 		return t, f
 	}
 	makes := func(_ string, a action) bool { return a == add || a == deny }
 	for _, typeURL := range []string{endpointType, secretType} {
 		if t := st.types[typeURL]; t != nil && t.live() < maxFlights {
-			if f := st.collect(t, makes); f != nil {
+			if f := st.collect(t, now, makes); f != nil {
 				return t, f
 			}
 		}
@@ -73,26 +74,26 @@ func (st *stream) choose(now time.Time, until *time.Time) (*typeState, *flight) 
 	}
 	if wait, closed := st.clustersPending(now); closed {
 		*until = earlier(*until, wait)
-	} else if t, f := st.referrers(makes); f != nil {
+	} else if t, f := st.referrers(now, makes); f != nil {
 		return t, f
 	}
 	return st.removals(now, until)
 }
 
 // clusters are sent one response at a time: what takes suspects back, then additions.
-func (st *stream) clusters() (*typeState, *flight) {
+func (st *stream) clusters(now time.Time) (*typeState, *flight) {
 	t := st.types[clusterType]
 	if t == nil || t.live() > 0 {
 		return nil, nil
 	}
 	if len(st.node.spoilt) > 0 {
 		taken := func(name string, _ action) bool { _, ok := st.spoilt(t, name); return ok }
-		if f := st.collect(t, taken); f != nil {
+		if f := st.collect(t, now, taken); f != nil {
 			f.releasing = true
 			return t, f
 		}
 	}
-	f := st.collect(t, func(_ string, a action) bool { return a == add || a == deny })
+	f := st.collect(t, now, func(_ string, a action) bool { return a == add || a == deny })
 	if f == nil && t.greet {
 		f = &flight{items: map[string]string{}}
 	}
@@ -127,10 +128,10 @@ func (st *stream) allowance(clusters int) time.Duration {
 }
 
 // referrers are the types whose resources name clusters, and every other type.
-func (st *stream) referrers(makes func(string, action) bool) (*typeState, *flight) {
+func (st *stream) referrers(now time.Time, makes func(string, action) bool) (*typeState, *flight) {
 	if t := st.types[listenerType]; t != nil && t.live() == 0 {
 		// Envoy removes before it adds: an address can move in one response.
-		if f := st.collect(t, func(string, action) bool { return true }); f != nil {
+		if f := st.collect(t, now, func(string, action) bool { return true }); f != nil {
 			return t, f
 		}
 		if t.greet {
@@ -139,7 +140,7 @@ func (st *stream) referrers(makes func(string, action) bool) (*typeState, *fligh
 	}
 	for _, typeURL := range st.order {
 		if t := st.types[typeURL]; t.named && t.live() < maxFlights {
-			if f := st.collect(t, makes); f != nil {
+			if f := st.collect(t, now, makes); f != nil {
 				return t, f
 			}
 			if t.greet {
@@ -177,7 +178,7 @@ func (st *stream) removals(now time.Time, until *time.Time) (*typeState, *flight
 		if t.live() > 0 {
 			return nil, nil
 		}
-		if f := st.collect(t, gone); f != nil {
+		if f := st.collect(t, now, gone); f != nil {
 			st.holding = time.Time{}
 			return t, f
 		}
@@ -190,7 +191,7 @@ func (st *stream) removals(now time.Time, until *time.Time) (*typeState, *flight
 	}
 	for _, typeURL := range st.order {
 		if t := st.types[typeURL]; t.named && t.live() < maxFlights {
-			if f := st.collect(t, gone); f != nil {
+			if f := st.collect(t, now, gone); f != nil {
 				return t, f
 			}
 		}
@@ -213,8 +214,9 @@ func (st *stream) making(t *typeState) bool {
 
 // collect fills a response with dirty names that are accepted, and forgets those
 // that need nothing. A type whose NACK names nothing carries one resource that no
-// Envoy has accepted yet, or any number that some have.
-func (st *stream) collect(t *typeState, accept func(string, action) bool) *flight {
+// Envoy has accepted yet, or any number that some have. What canaries are trying waits.
+// Endpoint sets, which hold addresses alone, travel together until one is refused.
+func (st *stream) collect(t *typeState, now time.Time, accept func(string, action) bool) *flight {
 	f := &flight{items: map[string]string{}}
 	size := 0
 	for _, name := range t.marks() {
@@ -236,6 +238,9 @@ func (st *stream) collect(t *typeState, accept func(string, action) bool) *fligh
 			continue
 		}
 		single := t.named && st.single(t, r)
+		if single && st.awaits(t, r, now) {
+			continue
+		}
 		if single && len(f.items) > 0 || len(f.resources) > 0 && size+len(r.Body) > maxResponse {
 			if single {
 				continue
@@ -258,6 +263,9 @@ func (st *stream) collect(t *typeState, accept func(string, action) bool) *fligh
 func (st *stream) single(t *typeState, r *Resource) bool {
 	if _, ok := t.alone[r.Name]; ok {
 		return true
+	}
+	if t.typeURL == endpointType {
+		return false
 	}
 	_, ok := st.server.proven[proof{Key{t.typeURL, r.Name}, r.Version}]
 	return !ok

@@ -27,6 +27,7 @@ type Server struct {
 	waiting map[string]chan struct{} // closed when the node is assigned
 	streams int
 	proven  map[proof]struct{}
+	trials  map[proof]*trial
 	// retired were proven and replaced, contested were refused by a node: the value
 	// says that another accepted it. verdicts are news of them.
 	retired   map[proof]struct{}
@@ -90,7 +91,7 @@ func New(cfg Config) *Server {
 	}
 	return &Server{
 		cfg: cfg, metrics: newMetrics(cfg.Registerer),
-		nodes: map[string]*node{}, groups: map[string]*group{}, waiting: map[string]chan struct{}{}, proven: map[proof]struct{}{},
+		nodes: map[string]*node{}, groups: map[string]*group{}, waiting: map[string]chan struct{}{}, proven: map[proof]struct{}{}, trials: map[proof]*trial{},
 		retired: map[proof]struct{}{}, contested: map[proof]bool{}, names: newRegistry(),
 	}
 }
@@ -263,6 +264,7 @@ func (s *Server) prove(k Key, version string) {
 		clear(s.proven)
 	}
 	s.proven[proof{k, version}] = struct{}{}
+	s.end(proof{k, version})
 }
 
 // connected queues the callback that tells so.

@@ -37,6 +37,7 @@ type stream struct {
 	opened  time.Time
 	stuck   bool          // taking clusters back did not help
 	holding time.Time     // since when removals of clusters wait
+	until   time.Time     // when to look again at what canaries try
 	wake    chan struct{} // one token: look again
 	ended   chan struct{}
 	reason  error // set before ended is closed

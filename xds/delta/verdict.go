@@ -144,6 +144,7 @@ func (g *group) succeed(keys []Key, layers []*Set) {
 	for _, k := range keys {
 		if r := old.get(k.TypeURL, k.Name); r != nil {
 			p := proof{k, r.Version}
+			s.end(p) // groups that have it still begin another one
 			_, proven := s.proven[p]
 			if proven {
 				delete(s.proven, p)

@@ -1,0 +1,145 @@
+package delta
+
+import (
+	"maps"
+	"slices"
+	"time"
+)
+
+// Bounds of trials.
+const (
+	// canaries are the proxies that try a version at once: one that refuses for reasons
+	// of its own must not be the only judge.
+	canaries = 2
+	// trialTime is for how long the others wait for canaries that say nothing,
+	// trialLimit for those that answer, but not for this version.
+	trialTime  = 100 * time.Millisecond
+	trialLimit = time.Second
+	// maxTurns is how often canaries are chosen: after them everyone tries.
+	maxTurns  = 2
+	maxTrials = 1 << 12
+	// trialAge is after how long a trial may be forgotten when there are too many.
+	trialAge = 10 * time.Second
+)
+
+// trial is a version that nobody has accepted yet, and the proxies that got it before
+// the others. Such versions of routes, secrets and extension configurations travel
+// alone (see collect). Who waits gets all that was accepted in one response, and never
+// sees what is refused and replaced.
+type trial struct {
+	began   time.Time // this turn
+	turn    int
+	tried   []*stream           // canaries, of all turns
+	waiting map[*group]struct{} // groups with streams that wait
+}
+
+// awaits says that a stream is to wait for others to try a resource; st.until is
+// then when to look again. Proxies that start do not wait, nor does what is urgent,
+// nor endpoints.
+func (st *stream) awaits(t *typeState, r *Resource, now time.Time) bool {
+	if _, urgent := t.urgent[r.Name]; urgent || st.settled == nil || t.typeURL == endpointType {
+		return false
+	}
+	s, g := st.server, st.node.group
+	p := proof{Key{t.typeURL, r.Name}, r.Version}
+	tr := s.trials[p]
+	if tr == nil {
+		if tr = s.try(p, now); tr == nil {
+			return false
+		}
+		tr.choose(p.Key, g, now)
+	}
+	if !now.Before(tr.until(p.TypeURL)) {
+		if tr.turn == maxTurns {
+			return false
+		}
+		tr.choose(p.Key, g, now)
+	}
+	if slices.Contains(tr.tried, st) || !now.Before(tr.until(p.TypeURL)) {
+		return false
+	}
+	tr.waiting[g] = struct{}{}
+	if g.awaiting == nil {
+		g.awaiting = map[proof]struct{}{}
+	}
+	g.awaiting[p] = struct{}{}
+	st.until = earlier(st.until, tr.until(p.TypeURL))
+	return true
+}
+
+// try begins a trial; nil when there are too many.
+func (s *Server) try(p proof, now time.Time) *trial {
+	if len(s.trials) >= maxTrials {
+		maps.DeleteFunc(s.trials, func(_ proof, tr *trial) bool { return now.Sub(tr.began) > trialAge })
+		if len(s.trials) >= maxTrials {
+			return nil
+		}
+	}
+	tr := &trial{waiting: map[*group]struct{}{}}
+	s.trials[p] = tr
+	return tr
+}
+
+// choose begins a turn with canaries of a group, at random: those who have what they
+// should and owe no answer.
+func (tr *trial) choose(k Key, g *group, now time.Time) {
+	tr.began = now
+	tr.turn++
+	n := 0
+	for st := range g.streams { // in random order
+		if n == canaries {
+			break
+		}
+		if st.settled != nil && st.reason == nil && !st.late(now) && st.node.rejected[k] == nil && !slices.Contains(tr.tried, st) &&
+			st.types[k.TypeURL] != nil && st.types[k.TypeURL].subscribed(k.Name) {
+			tr.tried = append(tr.tried, st)
+			st.wakeUp()
+			n++
+		}
+	}
+	if n == 0 { // nobody can: the turns are over
+		tr.began, tr.turn = time.Time{}, maxTurns
+	}
+}
+
+// late says that an answer is missing for longer than canaries should need.
+func (st *stream) late(now time.Time) bool {
+	for _, t := range st.types {
+		if len(t.flights) > 0 && now.Sub(t.flights[0].sent) > trialTime/2 {
+			return true
+		}
+	}
+	return false
+}
+
+// until is when the turn ends: a while after its canaries last said something.
+func (tr *trial) until(typeURL string) time.Time {
+	last := tr.began
+	for _, st := range tr.tried {
+		if t := st.types[typeURL]; t != nil && st.reason == nil && t.answered.After(last) {
+			last = t.answered
+		}
+	}
+	if limit := tr.began.Add(trialLimit); limit.Before(last.Add(trialTime)) {
+		return limit
+	}
+	return last.Add(trialTime)
+}
+
+// end forgets the trial of a version that was accepted or is replaced. A group's
+// streams look again when it waits for no other.
+func (s *Server) end(p proof) {
+	tr := s.trials[p]
+	if tr == nil {
+		return
+	}
+	delete(s.trials, p)
+	for g := range tr.waiting {
+		delete(g.awaiting, p)
+		if len(g.awaiting) == 0 {
+			for st := range g.streams {
+				st.wakeUp()
+			}
+		}
+	}
+}
