@@ -18,6 +18,9 @@ const (
 	// maxTurns is how often canaries are chosen: after them everyone tries.
 	maxTurns  = 2
 	maxTrials = 1 << 12
+	// holdTime is for how long what was accepted waits for what is being tried, to
+	// travel with it.
+	holdTime = 10 * time.Millisecond
 	// trialAge is after how long a trial may be forgotten when there are too many.
 	trialAge = 10 * time.Second
 )
@@ -65,6 +68,25 @@ func (st *stream) awaits(t *typeState, r *Resource, now time.Time) bool {
 	g.awaiting[p] = struct{}{}
 	st.until = earlier(st.until, tr.until(p.TypeURL))
 	return true
+}
+
+// holds says that what was accepted is still to wait for what is being tried.
+func (st *stream) holds(t *typeState, now time.Time) bool {
+	if t.held.IsZero() {
+		t.held = now.Add(holdTime)
+	}
+	if !now.Before(t.held) {
+		return false
+	}
+	st.until = earlier(st.until, t.held)
+	return true
+}
+
+// isOwed says that a dirty name must not be held back.
+func (t *typeState) isOwed(name string) bool {
+	_, urgent := t.urgent[name]
+	_, forced := t.force[name]
+	return urgent || forced
 }
 
 // try begins a trial; nil when there are too many.

@@ -219,6 +219,7 @@ func (st *stream) making(t *typeState) bool {
 func (st *stream) collect(t *typeState, now time.Time, accept func(string, action) bool) *flight {
 	f := &flight{items: map[string]string{}}
 	size := 0
+	awaited, owed := false, false
 	for _, name := range t.marks() {
 		if _, ok := t.dirty[name]; !ok {
 			continue
@@ -239,6 +240,7 @@ func (st *stream) collect(t *typeState, now time.Time, accept func(string, actio
 		}
 		single := t.named && st.single(t, r)
 		if single && st.awaits(t, r, now) {
+			awaited = true
 			continue
 		}
 		if single && len(f.items) > 0 || len(f.resources) > 0 && size+len(r.Body) > maxResponse {
@@ -248,13 +250,23 @@ func (st *stream) collect(t *typeState, now time.Time, accept func(string, actio
 			break
 		}
 		f.add(t, r)
+		owed = owed || single || t.isOwed(name)
 		t.clean(name)
 		size += len(r.Body)
 		if single || len(f.items) == t.limit {
 			break
 		}
 	}
+	if !awaited {
+		t.held = time.Time{}
+	}
 	if len(f.items) == 0 {
+		return nil
+	}
+	if awaited && !owed && len(f.removed) == 0 && st.holds(t, now) {
+		for name := range f.items {
+			t.mark(name, false)
+		}
 		return nil
 	}
 	return f

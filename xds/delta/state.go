@@ -45,6 +45,7 @@ type typeState struct {
 	flights []*flight            // sent and not answered, in order
 	flying  map[string]*flight   // the last flight of a name
 	kept    map[string]*Resource // of clusters and endpoints: what over speaks of, where known
+	held    time.Time            // until when accepted ones wait for those on trial
 	// answered is when the last answer came.
 	answered time.Time
 }
