@@ -95,7 +95,7 @@ func (st *stream) clusters(now time.Time) (*typeState, *flight) {
 	}
 	f := st.collect(t, now, func(_ string, a action) bool { return a == add || a == deny })
 	if f == nil && t.greet {
-		f = &flight{items: map[string]string{}}
+		f = newFlight()
 	}
 	return t, f
 }
@@ -135,7 +135,7 @@ func (st *stream) referrers(now time.Time, makes func(string, action) bool) (*ty
 			return t, f
 		}
 		if t.greet {
-			return t, &flight{items: map[string]string{}}
+			return t, newFlight()
 		}
 	}
 	for _, typeURL := range st.order {
@@ -217,7 +217,7 @@ func (st *stream) making(t *typeState) bool {
 // Envoy has accepted yet, or any number that some have. What canaries are trying waits.
 // Endpoint sets, which hold addresses alone, travel together until one is refused.
 func (st *stream) collect(t *typeState, now time.Time, accept func(string, action) bool) *flight {
-	f := &flight{items: map[string]string{}}
+	var f *flight // made when there is something to carry: most calls find nothing
 	size := 0
 	awaited, owed := false, false
 	for _, name := range t.marks() {
@@ -233,6 +233,9 @@ func (st *stream) collect(t *typeState, now time.Time, accept func(string, actio
 			continue
 		}
 		if a != add {
+			if f == nil {
+				f = newFlight()
+			}
 			f.items[name] = ""
 			f.removed = append(f.removed, name)
 			t.clean(name)
@@ -242,6 +245,9 @@ func (st *stream) collect(t *typeState, now time.Time, accept func(string, actio
 		if single && st.awaits(t, r, now) {
 			awaited = true
 			continue
+		}
+		if f == nil {
+			f = newFlight()
 		}
 		if single && len(f.items) > 0 || len(f.resources) > 0 && size+len(r.Body) > maxResponse {
 			if single {
@@ -260,7 +266,7 @@ func (st *stream) collect(t *typeState, now time.Time, accept func(string, actio
 	if !awaited {
 		t.held = time.Time{}
 	}
-	if len(f.items) == 0 {
+	if f == nil {
 		return nil
 	}
 	if awaited && !owed && len(f.removed) == 0 && st.holds(t, now) {
@@ -282,6 +288,8 @@ func (st *stream) single(t *typeState, r *Resource) bool {
 	_, ok := st.server.proven[proof{Key{t.typeURL, r.Name}, r.Version}]
 	return !ok
 }
+
+func newFlight() *flight { return &flight{items: map[string]string{}} }
 
 func (f *flight) add(t *typeState, r *Resource) {
 	if t.flying[r.Name] == nil && t.has(r.Name) == "" {
