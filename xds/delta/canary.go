@@ -40,33 +40,84 @@ type trial struct {
 // then when to look again. Proxies that start do not wait, nor does what is urgent,
 // nor endpoints.
 func (st *stream) awaits(t *typeState, r *Resource, now time.Time) bool {
-	if _, urgent := t.urgent[r.Name]; urgent || st.settled == nil || t.typeURL == endpointType {
+	if _, urgent := t.urgent[r.Name]; urgent || st.settled == nil || !tried(t.typeURL) {
 		return false
 	}
-	s, g := st.server, st.node.group
-	p := proof{Key{t.typeURL, r.Name}, r.Version}
+	tr := st.node.group.trial(proof{Key{t.typeURL, r.Name}, r.Version}, now)
+	if tr == nil || slices.Contains(tr.tried, st) {
+		return false
+	}
+	st.until = earlier(st.until, tr.until(t.typeURL))
+	return true
+}
+
+// tried says that new versions of a type go to canaries first.
+func tried(typeURL string) bool {
+	return typeURL != clusterType && typeURL != listenerType && typeURL != endpointType
+}
+
+// trial is the trial of a version that streams of the group wait for from now on; nil
+// when all that can be chosen for it have been.
+func (g *group) trial(p proof, now time.Time) *trial {
+	s := g.server
 	tr := s.trials[p]
 	if tr == nil {
 		if tr = s.try(p, now); tr == nil {
-			return false
+			return nil
 		}
 		tr.choose(p.Key, g, now)
 	}
 	if !now.Before(tr.until(p.TypeURL)) {
 		if tr.turn == maxTurns {
-			return false
+			return nil
 		}
 		tr.choose(p.Key, g, now)
-	}
-	if slices.Contains(tr.tried, st) || !now.Before(tr.until(p.TypeURL)) {
-		return false
+		if !now.Before(tr.until(p.TypeURL)) {
+			return nil
+		}
 	}
 	tr.waiting[g] = struct{}{}
 	if g.awaiting == nil {
 		g.awaiting = map[proof]struct{}{}
 	}
 	g.awaiting[p] = struct{}{}
-	st.until = earlier(st.until, tr.until(p.TypeURL))
+	return tr
+}
+
+// trying begins the trials of a publication. It says that all that the group's settled
+// streams could get waits for them, so that who is no canary need not look before they
+// end; an alarm wakes those who sleep for too long.
+func (g *group) trying(keys []Key, urgent bool, now time.Time) bool {
+	if urgent {
+		return false
+	}
+	v := view{layers: g.layers}
+	wait := trialTime
+	for _, k := range keys {
+		r := v.get(k.TypeURL, k.Name)
+		if r == nil || !tried(k.TypeURL) {
+			return false
+		}
+		p := proof{k, r.Version}
+		if _, proven := g.server.proven[p]; proven {
+			wait = holdTime
+		} else if g.trial(p, now) == nil {
+			return false
+		}
+	}
+	if len(g.awaiting) == 0 {
+		return false
+	}
+	if g.alarm != nil {
+		g.alarm.Stop()
+	}
+	g.alarm = time.AfterFunc(wait, func() {
+		g.server.mu.Lock()
+		defer g.server.mu.Unlock()
+		for st := range g.streams {
+			st.wakeUp()
+		}
+	})
 	return true
 }
 

@@ -32,6 +32,7 @@ type group struct {
 	notified  bool         // OnProgress was called and Progress not yet
 	// awaiting are versions that some of its streams wait for others to try.
 	awaiting map[proof]struct{}
+	alarm    *time.Timer // wakes those who sleep meanwhile
 }
 
 // change is what a publication changed, for streams to catch up with.
@@ -76,8 +77,11 @@ func (g *group) publish(mark int64, urgent bool, layers []*Set, now time.Time) {
 	}
 	g.open = append(g.open, p)
 	clear(g.awaiting) // who still waits says so again
+	sleep := g.trying(keys, urgent, now)
 	for st := range g.streams {
-		st.wakeUp()
+		if !sleep || st.settled == nil {
+			st.wakeUp()
+		}
 	}
 	g.notify(false)
 }

@@ -20,6 +20,7 @@ type Server struct {
 	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
 	cfg     Config
 	metrics *metrics
+	now     func() time.Time
 
 	mu      sync.Mutex
 	nodes   map[string]*node
@@ -90,7 +91,7 @@ func New(cfg Config) *Server {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Server{
-		cfg: cfg, metrics: newMetrics(cfg.Registerer),
+		cfg: cfg, metrics: newMetrics(cfg.Registerer), now: time.Now,
 		nodes: map[string]*node{}, groups: map[string]*group{}, waiting: map[string]chan struct{}{}, proven: map[proof]struct{}{}, trials: map[proof]*trial{},
 		retired: map[proof]struct{}{}, contested: map[proof]bool{}, names: newRegistry(),
 	}
@@ -110,7 +111,7 @@ func New(cfg Config) *Server {
 func (s *Server) Publish(group string, mark int64, urgent bool, layers ...*Set) {
 	s.mu.Lock()
 	g := s.group(group)
-	g.publish(mark, urgent, slices.Clone(layers), time.Now())
+	g.publish(mark, urgent, slices.Clone(layers), s.now())
 	s.mu.Unlock()
 	s.flush()
 }
