@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/tombolo-mesh/tombolo/internal/memory"
 	"github.com/tombolo-mesh/tombolo/mesh"
 	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
 	wire "github.com/tombolo-mesh/tombolo/proto/zonesync"
@@ -30,9 +31,9 @@ import (
 const (
 	maxStreamsPerConnection = 16
 	maxMessage              = 4 << 20
-	// readBuffer of a connection, which it keeps: proxies say little. What is written
-	// is buffered only while it is.
-	readBuffer = 4 << 10
+	// writeBuffer is a record of TLS. Connections share them, and have one only while
+	// they write: as many are held at once as connections are written to.
+	writeBuffer = 16 << 10
 )
 
 // Times of TCP: a host that is cut off is noticed within two seconds, by the
@@ -69,7 +70,8 @@ func listen(ctx context.Context, address string) (net.Listener, error) {
 func newServer(cfg *tls.Config, server *agents.Server, xds *delta.Server, e *engine) *grpc.Server {
 	options := append(agents.ServerOptions(), grpc.StreamInterceptor(e.gate),
 		grpc.Creds(credentials.NewTLS(cfg)), grpc.MaxConcurrentStreams(maxStreamsPerConnection), grpc.MaxRecvMsgSize(maxMessage),
-		grpc.ReadBufferSize(readBuffer))
+		// TLS holds what it has decrypted: a buffer behind it would hold it twice.
+		grpc.ReadBufferSize(0), grpc.WriteBufferSize(writeBuffer), grpc.StaticStreamWindowSize(1<<16-1))
 	s := grpc.NewServer(options...)
 	agentv1.RegisterAgentServiceServer(s, server)
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(s, xds)
@@ -81,7 +83,10 @@ func newServer(cfg *tls.Config, server *agents.Server, xds *delta.Server, e *eng
 // Agents' streams are checked by their own server, as early.
 func (e *engine) gate(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 	if strings.HasPrefix(info.FullMethod, "/"+discoveryv3.AggregatedDiscoveryService_ServiceDesc.ServiceName+"/") {
-		if _, err := e.sessionOf(stream.Context()); err != nil {
+		if err := memory.Apart(func() error {
+			_, err := e.sessionOf(stream.Context())
+			return err
+		}); err != nil {
 			return err
 		}
 	}

@@ -43,7 +43,7 @@ func rooms() []room {
 		{"mesh/meshtest", []string{"mesh", "identity/...", "internal/..."}, "builders for tests of the domain"},
 		{"ingress", []string{"mesh", "mesh/ir", "identity/..."}, "an ingress is one more compiler, not one more server"},
 		{"xds", []string{"mesh", "mesh/ir", "identity/...", "xds/delta"}, "a pure mapping from ir to Envoy"},
-		{"xds/delta", nil, "a protocol: reusable and fuzzable alone, knows no mesh"},
+		{"xds/delta", []string{"internal/memory"}, "a protocol: reusable and fuzzable alone, knows no mesh"},
 		{"xds/xdstest", []string{"xds/delta", "internal/..."}, "a fake Envoy speaks xDS, not mesh"},
 		{"global/...", []string{"global/...", "mesh", "mesh/schema", "mesh/ir/effect", "mesh/ir/explain", "identity/...", "proto/zonesync/...", "proto/peers/...", "migrations", "internal/..."}, "global authors and distributes; it cannot know Envoy"},
 		{"global/store/...", []string{"global/store/...", "mesh", "migrations", "internal/...", "identity/..."}, "stores know resources, nothing of who asks"},

@@ -8,6 +8,8 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/tombolo-mesh/tombolo/internal/memory"
 )
 
 // Bounds of what a peer may say.
@@ -58,41 +60,57 @@ func (s *Server) DeltaAggregatedResources(peer discoveryv3.AggregatedDiscoverySe
 		return err
 	}
 	defer s.dismiss()
+	var st *stream
+	err := memory.Apart(func() (err error) {
+		st, err = s.open(peer)
+		return err
+	})
+	if st != nil {
+		defer s.detach(st)
+	}
+	if err != nil {
+		return err
+	}
+	go s.read(st, peer)
+	return s.write(st, peer)
+}
+
+// open makes a stream of what a peer says first. One that is returned must be
+// detached, whatever the error.
+func (s *Server) open(peer discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) (*stream, error) {
 	ctx := peer.Context()
 	first, err := firstRequest(peer)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	id, err := s.cfg.Authorize(ctx, first.GetNode())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := s.awaitAssigned(ctx, id); err != nil {
-		return err
+		return nil, err
 	}
 	st, err := s.attach(id)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer s.detach(st)
-	if err := s.handle(st, first); err != nil {
-		return err
-	}
-	go func() {
-		for {
-			req, err := peer.Recv()
-			if err == nil {
-				err = s.handle(st, req)
-			}
-			if err != nil {
-				s.mu.Lock()
-				st.end(err)
-				s.mu.Unlock()
-				return
-			}
+	return st, s.handle(st, first)
+}
+
+// read takes requests until the stream ends.
+func (s *Server) read(st *stream, peer discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) {
+	for {
+		req, err := peer.Recv()
+		if err == nil {
+			err = s.handle(st, req)
 		}
-	}()
-	return s.write(ctx, st, peer)
+		if err != nil {
+			s.mu.Lock()
+			st.end(err)
+			s.mu.Unlock()
+			return
+		}
+	}
 }
 
 // firstRequest waits for a stream's first word, but not for ever: until then it
@@ -117,24 +135,19 @@ func firstRequest(peer discoveryv3.AggregatedDiscoveryService_DeltaAggregatedRes
 	}
 }
 
-// write sends until the stream ends. What accumulates while it blocks is marks.
-func (s *Server) write(ctx context.Context, st *stream, peer discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+// write sends until the stream ends. What accumulates while it blocks is marks. It
+// waits nearly always, so that it sends apart.
+func (s *Server) write(st *stream, peer discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	var until time.Time
+	sendAll := func() (err error) {
+		until, err = s.sendAll(st, peer)
+		return err
+	}
 	for {
-		s.mu.Lock()
-		var resp *discoveryv3.DeltaDiscoveryResponse
-		var until time.Time
-		if st.reason == nil {
-			resp, until = st.next(time.Now())
-		}
-		s.mu.Unlock()
-		s.flush()
-		if resp != nil {
-			if err := peer.Send(resp); err != nil {
-				return err
-			}
-			continue
+		if err := memory.Apart(sendAll); err != nil {
+			return err
 		}
 		wait := time.Hour
 		if !until.IsZero() {
@@ -144,10 +157,30 @@ func (s *Server) write(ctx context.Context, st *stream, peer discoveryv3.Aggrega
 		select {
 		case <-st.wake:
 		case <-timer.C:
-		case <-ctx.Done():
-			return ctx.Err()
+		case <-peer.Context().Done():
+			return peer.Context().Err()
 		case <-st.ended:
 			return st.reason
+		}
+	}
+}
+
+// sendAll sends what there is to send, and says when to look again at the latest:
+// zero for when something changes.
+func (s *Server) sendAll(st *stream, peer discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) (until time.Time, err error) {
+	for {
+		s.mu.Lock()
+		var resp *discoveryv3.DeltaDiscoveryResponse
+		if st.reason == nil {
+			resp, until = st.next(time.Now())
+		}
+		s.mu.Unlock()
+		s.flush()
+		if resp == nil {
+			return until, nil
+		}
+		if err := peer.Send(resp); err != nil {
+			return until, err
 		}
 	}
 }

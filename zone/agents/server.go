@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/tombolo-mesh/tombolo/internal/memory"
 	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
 )
 
@@ -106,29 +107,51 @@ func (s *Server) Connect(rpc agentv1.AgentService_ConnectServer) error {
 	return nil
 }
 
+// connect waits nearly always, and so works apart.
 func (s *Server) connect(rpc agentv1.AgentService_ConnectServer) error {
+	var st *stream
+	err := memory.Apart(func() (err error) {
+		st, err = s.begin(rpc)
+		return err
+	})
+	if st != nil {
+		defer s.remove(st)
+		defer st.cancel()
+	}
+	if err != nil {
+		return err
+	}
+	if err = memory.Apart(st.greet); err == nil {
+		err = st.wait()
+	}
+	st.leave()
+	return s.left(st, err)
+}
+
+// begin takes an agent's word for who it is, and makes its proxy a member. A stream
+// that is returned must be removed, whatever the error.
+func (s *Server) begin(rpc agentv1.AgentService_ConnectServer) (*stream, error) {
 	ctx := rpc.Context()
 	credential, err := s.authenticate(ctx)
 	if err != nil {
 		s.refuse("token", err)
-		return err
+		return nil, err
 	}
 	st := newStream(s, rpc, credential)
 	if err := s.add(st); err != nil {
 		s.refuse("limit", err)
-		return err
+		return nil, err
 	}
-	defer s.remove(st)
-	go st.receive() // ends with the stream, that is, soon after this method returns
+	go st.receive() // ends with the stream, that is, soon after Connect returns
 	register, err := st.first()
 	if err != nil {
 		s.refuse("protocol", err)
-		return err
+		return st, err
 	}
 	proxy, err := s.admit(ctx, credential, register)
 	if err != nil {
 		s.refuse("dataplane", err)
-		return err
+		return st, err
 	}
 	proxy.Control = st
 	st.key, st.instance, st.inbounds = proxy.Resource.Key, proxy.Instance, probed(proxy.Probes)
@@ -138,14 +161,18 @@ func (s *Server) connect(rpc agentv1.AgentService_ConnectServer) error {
 	joined, err := s.cfg.Proxies.Join(ctx, proxy)
 	if err != nil {
 		s.refuse("join", err)
-		return err
+		return st, err
 	}
-	log := s.cfg.Log.With("proxy", st.key.String(), "instance", st.instance)
-	log.Info("proxy joined", "not_ready", proxy.NotReady)
-	err = st.run(ctx, &agentv1.Registered{
+	s.logOf(st).Info("proxy joined", "not_ready", proxy.NotReady)
+	st.registered = &agentv1.Registered{
 		NodeId: joined.NodeID, NodeCluster: joined.NodeCluster, Zone: s.cfg.Zone, SessionToken: joined.SessionToken,
 		Capabilities: capabilities, Probes: proxy.Probes, XdsAddress: s.cfg.XDSAddress,
-	})
+	}
+	return st, nil
+}
+
+// left tells that a member's stream has ended, and returns what its agent is told.
+func (s *Server) left(st *stream, err error) error {
 	// Whose token was revoked is forgotten at once, and its Envoy's session with it.
 	clean := errors.Is(err, io.EOF) && st.drainAsked || st.revoked.Load()
 	if s.isClosed() {
@@ -153,8 +180,12 @@ func (s *Server) connect(rpc agentv1.AgentService_ConnectServer) error {
 		return status.Error(codes.Unavailable, "zone is stopping")
 	}
 	s.cfg.Proxies.Leave(st.key, st.instance, clean)
-	log.Info("proxy left", "clean", clean, "reason", fmt.Sprint(err))
+	s.logOf(st).Info("proxy left", "clean", clean, "reason", fmt.Sprint(err))
 	return err
+}
+
+func (s *Server) logOf(st *stream) *slog.Logger {
+	return s.cfg.Log.With("proxy", st.key.String(), "instance", st.instance)
 }
 
 // authenticate looks at the token before anything else is read.

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/tombolo-mesh/tombolo/internal/memory"
 	"github.com/tombolo-mesh/tombolo/mesh"
 	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
 )
@@ -30,31 +31,40 @@ const (
 	maxInspections = 8
 )
 
-// stream is one connected agent. Its Connect goroutine alone sends and owns the
-// fields without a lock.
+// stream is one connected agent. What Connect does, one after the other, alone sends
+// and owns the fields without a lock.
 type stream struct {
 	server *Server
 	rpc    agentv1.AgentService_ConnectServer
+	// ctx ends with the membership, before the proxy leaves.
+	ctx    context.Context
+	cancel context.CancelFunc
 	// credential that it came with.
 	credential Credential
 
 	key        mesh.Key
 	instance   string
 	inbounds   map[string]bool
+	registered *agentv1.Registered // what the agent is told first; nil once it was
 	drainAsked bool
 	revoked    atomic.Bool
+	asked      bucket // requests for certificates
+	said       bucket // other frames
 
 	in     chan *agentv1.AgentFrame
-	ended  chan error                // from the receiver, capacity 1
-	out    chan *agentv1.ZoneFrame   // from workers and Inspect; unbuffered
-	resign chan struct{}             // capacity 1: asking twice is asking once
-	ending chan struct{}             // capacity 1
-	kicked chan error                // capacity 1: the first reason counts
-	done   chan struct{}             // closed when run is over
-	signs  chan *agentv1.SignRequest // capacity 1: more than one waiting is refused
-	drains chan struct{}             // capacity 1
+	ended  chan error              // from the receiver, capacity 1
+	out    chan *agentv1.ZoneFrame // from workers and Inspect; unbuffered
+	resign chan struct{}           // capacity 1: asking twice is asking once
+	ending chan struct{}           // capacity 1
+	kicked chan error              // capacity 1: the first reason counts
+	done   chan struct{}           // closed when the membership is over
+
+	workers sync.WaitGroup
 
 	mu          sync.Mutex
+	signing     bool
+	nextSign    *agentv1.SignRequest // more than one waiting is refused
+	draining    bool
 	lastID      uint64
 	inspections map[uint64]*inspection
 
@@ -62,10 +72,12 @@ type stream struct {
 }
 
 func newStream(s *Server, rpc agentv1.AgentService_ConnectServer, c Credential) *stream {
-	return &stream{server: s, rpc: rpc, credential: c,
+	st := &stream{server: s, rpc: rpc, credential: c,
+		asked: bucket{burst: signBurst, every: signEvery}, said: bucket{burst: frameBurst, every: frameEvery},
 		in: make(chan *agentv1.AgentFrame), ended: make(chan error, 1), out: make(chan *agentv1.ZoneFrame),
-		resign: make(chan struct{}, 1), ending: make(chan struct{}, 1), kicked: make(chan error, 1), done: make(chan struct{}),
-		signs: make(chan *agentv1.SignRequest, 1), drains: make(chan struct{}, 1), inspections: map[uint64]*inspection{}}
+		resign: make(chan struct{}, 1), ending: make(chan struct{}, 1), kicked: make(chan error, 1), done: make(chan struct{})}
+	st.ctx, st.cancel = context.WithCancel(rpc.Context())
+	return st
 }
 
 // receive hands frames in until the stream ends.
@@ -103,49 +115,53 @@ func (st *stream) first() (*agentv1.Register, error) {
 	}
 }
 
-// run serves a member until its stream ends; io.EOF when the agent ended it.
-func (st *stream) run(ctx context.Context, registered *agentv1.Registered) error {
-	ctx, cancel := context.WithCancel(ctx)
-	var workers sync.WaitGroup
-	workers.Go(func() { st.signer(ctx) })
-	workers.Go(func() { st.drainer(ctx) })
-	defer workers.Wait()
-	defer close(st.done)
-	defer cancel()
-	if err := st.rpc.Send(&agentv1.ZoneFrame{Frame: &agentv1.ZoneFrame_Registered{Registered: registered}}); err != nil {
+// greet tells a new member who it is, and what names there are.
+func (st *stream) greet() error {
+	f := &agentv1.ZoneFrame{Frame: &agentv1.ZoneFrame_Registered{Registered: st.registered}}
+	st.registered = nil
+	if err := st.rpc.Send(f); err != nil {
 		return err
 	}
-	if err := st.sendNames(); err != nil {
-		return err
-	}
-	signs, frames := bucket{burst: signBurst, every: signEvery}, bucket{burst: frameBurst, every: frameEvery}
+	return st.sendNames()
+}
+
+// wait serves a member until its stream ends; io.EOF when the agent ended it.
+func (st *stream) wait() error {
 	for {
-		var err error
+		var do func() error
 		select {
 		case err := <-st.ended:
 			return err
 		case err := <-st.kicked:
 			return err
-		case <-ctx.Done():
-			return ctx.Err()
+		case <-st.ctx.Done():
+			return st.ctx.Err()
 		case f := <-st.in:
-			if f.GetInspect() == nil && !frames.take(time.Now()) {
-				return status.Error(codes.ResourceExhausted, "too many frames")
-			}
-			err = st.frame(f, &signs)
+			do = func() error { return st.frame(f) }
 		case f := <-st.out:
-			err = st.rpc.Send(f)
+			do = func() error { return st.rpc.Send(f) }
 		case <-st.resign:
-			err = st.rpc.Send(&agentv1.ZoneFrame{Frame: &agentv1.ZoneFrame_Resign{Resign: &agentv1.Resign{}}})
+			do = func() error {
+				return st.rpc.Send(&agentv1.ZoneFrame{Frame: &agentv1.ZoneFrame_Resign{Resign: &agentv1.Resign{}}})
+			}
 		case <-st.ending:
-			err = st.rpc.Send(&agentv1.ZoneFrame{Frame: &agentv1.ZoneFrame_Terminating{Terminating: &agentv1.Terminating{}}})
+			do = func() error {
+				return st.rpc.Send(&agentv1.ZoneFrame{Frame: &agentv1.ZoneFrame_Terminating{Terminating: &agentv1.Terminating{}}})
+			}
 		case <-st.names.changed:
-			err = st.sendNames()
+			do = st.sendNames
 		}
-		if err != nil {
+		if err := memory.Apart(do); err != nil {
 			return err
 		}
 	}
+}
+
+// leave ends what is done for the agent, and waits for it.
+func (st *stream) leave() {
+	st.cancel()
+	close(st.done)
+	st.workers.Wait()
 }
 
 // sendNames brings the agent's table up to date, if it asked for one.
@@ -162,12 +178,15 @@ func (st *stream) sendNames() error {
 	return nil
 }
 
-func (st *stream) frame(f *agentv1.AgentFrame, signs *bucket) error {
+func (st *stream) frame(f *agentv1.AgentFrame) error {
+	if f.GetInspect() == nil && !st.said.take(time.Now()) {
+		return status.Error(codes.ResourceExhausted, "too many frames")
+	}
 	switch m := f.Frame.(type) {
 	case *agentv1.AgentFrame_Register:
 		return status.Error(codes.InvalidArgument, "register comes once, first")
 	case *agentv1.AgentFrame_Sign:
-		if reason := st.refuseSign(m.Sign, signs); reason != "" {
+		if reason := st.refuseSign(m.Sign); reason != "" {
 			st.server.metrics.signed.WithLabelValues("limited").Inc()
 			return st.rpc.Send(signError(m.Sign.Id, reason))
 		}
@@ -175,79 +194,89 @@ func (st *stream) frame(f *agentv1.AgentFrame, signs *bucket) error {
 		st.server.cfg.Proxies.Health(st.key, st.instance, notReady(m.Health.NotReady, st.inbounds))
 	case *agentv1.AgentFrame_Drain:
 		st.drainAsked = true
-		select {
-		case st.drains <- struct{}{}:
-		default:
-		}
+		st.startDrain()
 	case *agentv1.AgentFrame_Inspect:
 		return st.inspected(m.Inspect)
 	}
 	return nil // frames of a newer agent are not for us
 }
 
-// refuseSign hands a request to the signer, or says why not.
-func (st *stream) refuseSign(r *agentv1.SignRequest, signs *bucket) string {
+// refuseSign has a request answered, or says why not.
+func (st *stream) refuseSign(r *agentv1.SignRequest) string {
 	if len(r.Csr) > maxCSR {
 		return fmt.Sprintf("csr has %d bytes, at most %d are allowed", len(r.Csr), maxCSR)
 	}
-	if !signs.take(time.Now()) {
+	if !st.asked.take(time.Now()) {
 		return fmt.Sprintf("too many certificate requests, one each %s is allowed", signEvery)
 	}
-	select {
-	case st.signs <- r:
-		return ""
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	switch {
+	case !st.signing:
+		st.signing = true
+		st.workers.Go(func() { st.sign(r) })
+	case st.nextSign == nil:
+		st.nextSign = r
 	default:
 		return "a certificate request is waiting already"
 	}
+	return ""
 }
 
 func signError(id uint64, reason string) *agentv1.ZoneFrame {
 	return &agentv1.ZoneFrame{Frame: &agentv1.ZoneFrame_Signed{Signed: &agentv1.Signed{Id: id, Error: reason}}}
 }
 
-func (st *stream) put(ctx context.Context, f *agentv1.ZoneFrame) {
+func (st *stream) put(f *agentv1.ZoneFrame) {
 	select {
 	case st.out <- f:
-	case <-ctx.Done():
+	case <-st.ctx.Done():
 	}
 }
 
-// signer asks the zone for certificates, one after the other.
-func (st *stream) signer(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case r := <-st.signs:
-			svid, err := st.server.cfg.Proxies.Sign(ctx, st.key, st.instance, r.Csr)
-			if err != nil {
-				st.server.metrics.signed.WithLabelValues("refused").Inc()
-				st.put(ctx, signError(r.Id, err.Error()))
-				continue
-			}
-			st.server.metrics.signed.WithLabelValues("signed").Inc()
-			st.put(ctx, &agentv1.ZoneFrame{Frame: &agentv1.ZoneFrame_Signed{Signed: &agentv1.Signed{
-				Id: r.Id, SpiffeId: svid.SpiffeID, Chain: svid.Chain,
-				NotAfter: timestamppb.New(svid.NotAfter), RenewAt: timestamppb.New(svid.RenewAt),
-			}}})
-		}
+// sign asks the zone for certificates, one after the other, until none is asked for.
+func (st *stream) sign(r *agentv1.SignRequest) {
+	for r != nil && st.ctx.Err() == nil {
+		st.put(st.signed(r))
+		st.mu.Lock()
+		r, st.nextSign = st.nextSign, nil
+		st.signing = r != nil
+		st.mu.Unlock()
 	}
 }
 
-// drainer takes the proxy out of every endpoint set when its agent asks.
-func (st *stream) drainer(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-st.drains:
-			if err := st.server.cfg.Proxies.Drain(ctx, st.key, st.instance); err != nil {
-				st.server.cfg.Log.Warn("drain failed", "proxy", st.key.String(), "error", err)
-				continue // the agent's own bound ends its wait
-			}
-			st.put(ctx, &agentv1.ZoneFrame{Frame: &agentv1.ZoneFrame_Drained{Drained: &agentv1.Drained{}}})
-		}
+func (st *stream) signed(r *agentv1.SignRequest) *agentv1.ZoneFrame {
+	svid, err := st.server.cfg.Proxies.Sign(st.ctx, st.key, st.instance, r.Csr)
+	if err != nil {
+		st.server.metrics.signed.WithLabelValues("refused").Inc()
+		return signError(r.Id, err.Error())
 	}
+	st.server.metrics.signed.WithLabelValues("signed").Inc()
+	return &agentv1.ZoneFrame{Frame: &agentv1.ZoneFrame_Signed{Signed: &agentv1.Signed{
+		Id: r.Id, SpiffeId: svid.SpiffeID, Chain: svid.Chain,
+		NotAfter: timestamppb.New(svid.NotAfter), RenewAt: timestamppb.New(svid.RenewAt),
+	}}}
+}
+
+// startDrain takes the proxy out of every endpoint set, unless that is under way.
+func (st *stream) startDrain() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.draining {
+		return
+	}
+	st.draining = true
+	st.workers.Go(func() {
+		err := st.server.cfg.Proxies.Drain(st.ctx, st.key, st.instance)
+		st.mu.Lock()
+		st.draining = false
+		st.mu.Unlock()
+		if err != nil {
+			st.server.cfg.Log.Warn("drain failed", "proxy", st.key.String(), "error", err)
+			return // the agent's own bound ends its wait
+		}
+		st.put(&agentv1.ZoneFrame{Frame: &agentv1.ZoneFrame_Drained{Drained: &agentv1.Drained{}}})
+	})
 }
 
 // Terminating implements Control.
@@ -302,6 +331,9 @@ func (st *stream) Inspect(ctx context.Context, path string, w io.Writer) error {
 	st.mu.Lock()
 	st.lastID++
 	id := st.lastID
+	if st.inspections == nil {
+		st.inspections = map[uint64]*inspection{}
+	}
 	st.inspections[id] = in
 	st.mu.Unlock()
 	defer func() {
