@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
@@ -147,7 +146,7 @@ func TestPlanIsWhatHappens(t *testing.T) {
 	for i := range *metaSeeds {
 		seed := *metaFrom + uint64(i)
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
-			h := &history{rig: newRig(t, "east"), rnd: rand.New(rand.NewPCG(seed, 11))}
+			h := newHistory(t, seed, 11)
 			effects := 0
 			for step := range *metaSteps {
 				h.step()
@@ -155,9 +154,9 @@ func TestPlanIsWhatHappens(t *testing.T) {
 				var changes []mesh.Change
 				for range 1 + h.rnd.IntN(3) {
 					if h.rnd.IntN(4) == 0 {
-						changes = append(changes, h.remote(m)...)
+						changes = append(changes, h.writable(h.remote(m))...)
 					} else {
-						changes = append(changes, h.policy(m)...)
+						changes = append(changes, h.writable(h.policy(m))...)
 					}
 				}
 				before := h.trace()
@@ -256,7 +255,7 @@ func TestPlanThroughTheLoop(t *testing.T) {
 // Plans are worked on beside the loop: under the race detector, nothing that they
 // share with it is written, and what proxies have is what it would be without them.
 func TestPlansBesideTheLoop(t *testing.T) {
-	h := &history{rig: newRig(t, "east"), rnd: rand.New(rand.NewPCG(5, 13))}
+	h := newHistory(t, 5, 13)
 	for range 40 {
 		h.step()
 	}
