@@ -245,7 +245,17 @@ func (e *engine) judge(b *batch, verdicts []delta.Verdict) {
 		return changed[id]
 	}
 	withheld := map[string][]delta.Rejection{}
-	for _, v := range verdicts {
+	type version struct{ typeURL, resource, version string }
+	acquitted := map[version]int{} // where in the list
+	for i, v := range verdicts {
+		if v.Accepted {
+			acquitted[version{v.TypeURL, v.Resource, v.Version}] = i
+		}
+	}
+	for i, v := range verdicts {
+		if !v.Accepted && i < acquitted[version{v.TypeURL, v.Resource, v.Version}] {
+			continue // another proxy took it meanwhile
+		}
 		if v.Accepted {
 			for id, q := range e.quarantines {
 				if q.of(&delta.Resource{TypeURL: v.TypeURL, Name: v.Resource, Version: v.Version}) != nil {

@@ -184,6 +184,28 @@ func TestWhatStandsInIsNotQuarantined(t *testing.T) {
 	c.run("the first route", xds.RouteType, apiCluster, "/good")
 }
 
+// A refusal and the acceptance that follows may be heard of at once.
+func TestAcceptedBeforeItIsJudged(t *testing.T) {
+	r := newRig(t, "east")
+	r.turn(r.push(identityOf(t, "default"), allowAll(t, "default")))
+	r.turn(r.join(sidecar(t, "default", "web-1", "web", "10.0.0.1", httpInbound)))
+	for id, c := range r.e.classes {
+		x := c.compiled[0]
+		no := delta.Verdict{Group: id, Rejection: delta.Rejection{Node: "n", TypeURL: x.TypeURL, Resource: x.Name, Version: x.Version, Reason: "no"}}
+		yes := no
+		yes.Accepted = true
+		for _, test := range []struct {
+			verdicts    []delta.Verdict
+			quarantined int
+		}{{[]delta.Verdict{no, yes}, 0}, {[]delta.Verdict{yes, no}, 1}, {[]delta.Verdict{no, yes}, 0}} {
+			r.turn(func(b *batch) { r.e.judge(b, test.verdicts) })
+			if n := len(r.e.quarantines); n != test.quarantined {
+				t.Errorf("%d in quarantine, want %d, after %+v", n, test.quarantined, test.verdicts)
+			}
+		}
+	}
+}
+
 // What one refuses and another accepts is that proxy's own trouble.
 func TestWhatOthersAcceptIsNotQuarantined(t *testing.T) {
 	c := newCallers(t, t.TempDir(), 3, nil)
