@@ -336,7 +336,8 @@ func (g *Global) serve(ctx context.Context, st store.Store, shared *shared, toke
 		cfg.Ask, instances = others.Ask, others.Instances
 	}
 	fleet := sync.New(cfg)
-	rest, err := api.New(api.Config{Store: st, Fleet: fleet, Instances: instances, Tokens: tokens, Revoked: fleet.Recheck, Logger: g.log, Registry: reg, Version: g.cfg.Version,
+	moves := driver.New(driver.Config{Store: st, Fleet: fleet, Log: g.log, Now: time.Now, Registerer: reg})
+	rest, err := api.New(api.Config{Store: st, Fleet: fleet, Observe: moves.Observe, Instances: instances, Tokens: tokens, Revoked: fleet.Recheck, Logger: g.log, Registry: reg, Version: g.cfg.Version,
 		Ready: func() error {
 			if !fleet.Ready() {
 				return errors.New("the store was not read yet")
@@ -354,7 +355,6 @@ func (g *Global) serve(ctx context.Context, st store.Store, shared *shared, toke
 	if others != nil {
 		group.Go(func() error { return others.Run(ctx, fleet) })
 	}
-	moves := &driver.Driver{Store: st, Fleet: fleet, Log: g.log, Now: time.Now}
 	group.Go(func() error { return moves.Run(ctx) })
 	history := newHistorian(g.cfg, st, reg)
 	group.Go(func() error { return g.runHistory(ctx, history) })

@@ -24,7 +24,7 @@ const (
 	sniState  = "tombolo.sni"
 
 	deniedLog = "[%START_TIME%] denied %REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% from %DOWNSTREAM_PEER_URI_SAN% " +
-		"at %DOWNSTREAM_REMOTE_ADDRESS% sni %REQUESTED_SERVER_NAME% by %DYNAMIC_METADATA(envoy.filters.http.rbac:" + permissionStats + "enforced_effective_policy_id)%\n"
+		"at %DOWNSTREAM_REMOTE_ADDRESS% sni %REQUESTED_SERVER_NAME% by %DYNAMIC_METADATA(envoy.filters.http.rbac:" + PermissionStats + "enforced_effective_policy_id)%\n"
 )
 
 // inboundHTTP is constant: permission comes by ECDS, routes with timeouts by RDS.
@@ -127,7 +127,7 @@ func denials() *accesslogv3.AccessLog {
 			Matcher: &matcherv3.MetadataMatcher{
 				Filter: "envoy.filters.http.rbac",
 				Path: []*matcherv3.MetadataMatcher_PathSegment{{
-					Segment: &matcherv3.MetadataMatcher_PathSegment_Key{Key: permissionStats + "enforced_engine_result"},
+					Segment: &matcherv3.MetadataMatcher_PathSegment_Key{Key: PermissionStats + "enforced_engine_result"},
 				}},
 				Value: &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_StringMatch{StringMatch: exactly("denied")}},
 			},

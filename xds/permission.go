@@ -20,7 +20,8 @@ import (
 
 // Prefixes of what the permission filters count and record.
 const (
-	permissionStats = "mtp_"
+	// PermissionStats is before ".allowed" and ".denied" in Envoy's counters.
+	PermissionStats = "mtp_"
 	shadowStats     = "mtp_shadow_"
 	httpRBACType    = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
 	tcpRBACType     = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC"
@@ -36,12 +37,12 @@ func permission(in *ir.Inbound) *corev3.TypedExtensionConfig {
 	}
 	var filter proto.Message = &httprbacv3.RBAC{
 		Matcher: rules, ShadowMatcher: shadow,
-		RulesStatPrefix: permissionStats, ShadowRulesStatPrefix: shadowStats,
+		RulesStatPrefix: PermissionStats, ShadowRulesStatPrefix: shadowStats,
 	}
 	if !in.Protocol.IsHTTP() {
 		filter = &tcprbacv3.RBAC{
 			Matcher: rules, ShadowMatcher: shadow,
-			StatPrefix: permissionStats, ShadowRulesStatPrefix: shadowStats,
+			StatPrefix: PermissionStats, ShadowRulesStatPrefix: shadowStats,
 		}
 	}
 	return &corev3.TypedExtensionConfig{Name: PermissionName(in.Name), TypedConfig: pack(filter)}

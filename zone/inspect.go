@@ -56,6 +56,8 @@ func (i inspector) Inspect(ctx context.Context, q wire.Question, w io.Writer) er
 		return i.policy(ctx, q, w)
 	case "explain":
 		return i.explain(ctx, q, w)
+	case wire.WhatSuccess:
+		return i.success(ctx, q, w)
 	case wire.WhatPlan:
 		return i.plan(ctx, q, w)
 	default:

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -29,7 +30,7 @@ func (s *stagesOptions) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringSliceVar(&s.stages, "stages", nil, "zones in order, as east,west; several at once with +, as east+west,north")
 	f.DurationVar(&s.pause, "pause", 0, "with --stages: that a stage lasts at least")
-	f.StringSliceVar(&s.abortOn, "abort-on", nil, "with --stages: return everything on this, rejected>N or gone>N proxies")
+	f.StringSliceVar(&s.abortOn, "abort-on", nil, "with --stages: return everything on this: rejected>N or gone>N proxies, success<P percent of the calls of a service")
 	f.StringVar(&s.name, "rollout", "", "with --stages: name of the rollout (default made of the revision)")
 }
 
@@ -110,7 +111,22 @@ func showRollout(to io.Writer, r api.RolloutView) error {
 	if more := len(r.Resources) - 10; more > 0 {
 		fmt.Fprintf(to, "… and %d more\n", more)
 	}
-	return showZones(to, api.Write{Zones: r.Zones})
+	for _, note := range r.Notes {
+		fmt.Fprintln(to, "note: "+note)
+	}
+	if err := showZones(to, api.Write{Zones: r.Zones}); err != nil || len(r.Success) == 0 {
+		return err
+	}
+	fmt.Fprintln(to)
+	rows := [][]string{{"SERVICE", "ZONE", "CALLS", "FAILED", "SUCCESS"}}
+	for _, x := range r.Success {
+		success := "too few calls"
+		if x.Counts {
+			success = strconv.FormatFloat(math.Floor(x.Percent*10)/10, 'f', -1, 64) + "%"
+		}
+		rows = append(rows, []string{x.Service, x.Zone, strconv.FormatUint(x.Calls, 10), strconv.FormatUint(x.Failed, 10), success})
+	}
+	return table(to, rows)
 }
 
 // stageOf says in a line how a rollout stands.

@@ -44,6 +44,10 @@ type RolloutView struct {
 	// Rejected and Gone proxies, as guards count them.
 	Rejected int `json:"rejected"`
 	Gone     int `json:"gone"`
+	// Success are the worst services of the last minute, where a guard watches them.
+	Success []ServiceRate `json:"success,omitempty"`
+	// Notes say which zones are left out, and of what the guards know nothing.
+	Notes []string `json:"notes,omitempty"`
 	// Resources that it writes.
 	Resources []string `json:"resources"`
 	// Zones whose stage has come, and how far its last step came there.
@@ -51,6 +55,25 @@ type RolloutView struct {
 	// Warnings for the author, when it is applied.
 	Warnings []string `json:"warnings,omitempty"`
 }
+
+// ServiceRate is how the calls of a service went in the last minute.
+type ServiceRate struct {
+	// Zone that counted.
+	Zone string `json:"zone"`
+	// Service and who called it: "backend.west:8080 by web"; "backend:8080" where its
+	// own proxies count.
+	Service string `json:"service"`
+	// Calls, and those that failed.
+	Calls  uint64 `json:"calls"`
+	Failed uint64 `json:"failed"`
+	// Percent of the calls that succeeded.
+	Percent float64 `json:"percent"`
+	// Counts: there were enough calls for guards to judge.
+	Counts bool `json:"counts"`
+}
+
+// maxServiceRates of a rollout are shown.
+const maxServiceRates = 10
 
 // RolloutList has every rollout that runs and the last that ended.
 type RolloutList struct {
@@ -67,7 +90,7 @@ func (s *Server) rolloutRoutes() []route {
 			query: []parameter{{"name", "name of the rollout; default made of the revision", "string"},
 				{"stages", "zones in order, as east,west; zones of one stage with +, as east+west,north", "string"},
 				{"pause", "that a stage lasts at least, as 5m; default 0", "string"},
-				{"abortOn", "guards, as rejected>0,gone>3", "string"},
+				{"abortOn", "guards, as rejected>0,gone>3,success<99", "string"},
 				{"dryRun", "true validates without writing", "boolean"}, weakeningParameter()}}},
 		{method: http.MethodGet, path: "/rollouts/{name}", need: reader, handle: s.showRollout, op: operation{
 			summary: "Read a staged change and how far it came", answer: "RolloutView", codes: []int{401, 403, 404}}},
@@ -173,10 +196,17 @@ func (s *Server) viewRollout(r rollout.Rollout) RolloutView {
 	if r.Status.Phase != rollout.Running {
 		return out
 	}
-	o := driver.Observe(s.cfg.Fleet, r)
-	out.Waiting, out.Rejected, out.Gone = o.Waiting, o.Rejected, o.Gone
-	if left := r.Status.Since.Add(r.Spec.Pause.Duration).Sub(s.cfg.Now()); o.Settled && left > 0 && !r.Status.Promoted {
-		out.Waiting = "pause, " + left.Round(time.Second).String() + " left"
+	o := s.cfg.Observe(r)
+	out.Rejected, out.Gone, out.Notes = o.Rejected, o.Gone, o.Notes
+	for _, x := range o.Rates[:min(len(o.Rates), maxServiceRates)] {
+		out.Success = append(out.Success, ServiceRate{Zone: x.Zone, Service: x.Service, Calls: x.Calls, Failed: x.Failed, Percent: x.Percent(), Counts: x.Counts()})
+	}
+	move, why := r.Next(o, s.cfg.Now())
+	if move == rollout.Stay {
+		out.Waiting = why
+	}
+	if o.Unknown != "" && o.Unknown != why {
+		out.Notes = append(out.Notes, o.Unknown)
 	}
 	return out
 }
@@ -252,6 +282,9 @@ func (s *Server) rolloutSpec(r *request) (spec rollout.Spec, err error) {
 			}
 			spec.AbortOn = append(spec.AbortOn, g)
 		}
+	}
+	if (rollout.Rollout{Spec: spec}).Watches(rollout.Success) && spec.Pause.Duration < rollout.MinWatched {
+		return spec, bad("pause", "must be at least %s where success is watched: the calls of a stage are counted until it is over", rollout.MinWatched)
 	}
 	spec.Author = r.author()
 	return spec, nil
@@ -382,7 +415,7 @@ func (s *Server) writeRollout(w http.ResponseWriter, r *request, spec rollout.Sp
 	if running >= rollout.MaxRunning {
 		return problem(http.StatusConflict, "%d rollouts run already", running)
 	}
-	one = one.Advanced(s.cfg.Now(), driver.Connected(s.cfg.Fleet))
+	one = one.Advanced(s.cfg.Now(), driver.Connected(s.cfg.Fleet.Zones()))
 	if dry {
 		view := s.viewRollout(one)
 		view.Warnings = warnings

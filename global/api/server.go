@@ -14,6 +14,8 @@ import (
 
 	"github.com/tombolo-mesh/tombolo/global/api/access"
 	"github.com/tombolo-mesh/tombolo/global/peers"
+	"github.com/tombolo-mesh/tombolo/global/rollout"
+	"github.com/tombolo-mesh/tombolo/global/rollout/driver"
 	"github.com/tombolo-mesh/tombolo/global/store"
 	"github.com/tombolo-mesh/tombolo/mesh"
 )
@@ -38,6 +40,8 @@ type Config struct {
 	Store store.Store
 	// Fleet is what is known of zones. Required.
 	Fleet Fleet
+	// Observe looks at a rollout; default what the Fleet alone knows.
+	Observe func(rollout.Rollout) rollout.Observation
 	// Instances of global that are known; optional.
 	Instances func() []peers.Instance
 	// Tokens of users, zones and proxies. Required.
@@ -102,6 +106,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Observe == nil {
+		cfg.Observe = func(r rollout.Rollout) rollout.Observation { return driver.Observe(cfg.Fleet, r) }
 	}
 	s := &Server{cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registry), watchers: make(chan struct{}, maxWatchers),
 		draining: make(chan struct{})}

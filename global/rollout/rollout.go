@@ -25,6 +25,8 @@ const (
 	MaxRunning = 32
 	// MaxEnded that are remembered.
 	MaxEnded = 50
+	// MinWatched is the shortest pause in which a success rate can be told.
+	MinWatched = 10 * time.Second
 )
 
 // Phase of a rollout.
@@ -149,6 +151,41 @@ func (r Rollout) Staged(zone string) []mesh.Resource {
 		out = append(out, mesh.Resource{Key: d.Key(), Labels: d.Labels, Spec: d.Spec, Revision: r.Revision})
 	}
 	return out
+}
+
+// Move is what becomes of a rollout next.
+type Move string
+
+const (
+	// Stay where it is.
+	Stay Move = "stay"
+	// Advance to the next stage.
+	Advance Move = "advance"
+	// Finish: the documents go into the store.
+	Finish Move = "finish"
+	// Abort: everything is returned.
+	Abort Move = "abort"
+)
+
+// Next says what follows from what is known, and why it stays or aborts.
+func (r Rollout) Next(o Observation, now time.Time) (Move, string) {
+	left := r.Status.Since.Add(r.Spec.Pause.Duration).Sub(now)
+	why := r.Breached(o)
+	switch {
+	case why != "":
+		return Abort, why
+	case !o.Settled:
+		return Stay, o.Waiting
+	case r.Status.Promoted: // somebody answers for it, whatever can be told of the calls
+	case left > 0:
+		return Stay, "pause, " + max(left.Round(time.Second), time.Second).String() + " left"
+	case o.Unknown != "":
+		return Stay, o.Unknown
+	}
+	if r.Status.Stage+1 < len(r.Spec.Stages) {
+		return Advance, ""
+	}
+	return Finish, ""
 }
 
 // Advanced is the rollout one stage further.

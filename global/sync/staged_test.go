@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -22,6 +23,9 @@ type fleetNow struct{ f *fleet }
 
 func (n fleetNow) Change(rev mesh.Revision) globalsync.ChangeStatus { return n.f.server.Change(rev) }
 func (n fleetNow) Zones() []globalsync.ZoneStatus                   { return n.f.server.Zones() }
+func (n fleetNow) Inspect(ctx context.Context, zone string, q globalsync.Question, w io.Writer) error {
+	return n.f.server.Inspect(ctx, zone, q, w)
+}
 
 // staging is a fleet with a rollout of the timeout t, from 1s to 9s, and of the
 // new timeout n, to east and then west, driven by two instances at once.
@@ -42,13 +46,13 @@ func staging(t *testing.T, pause time.Duration, guards ...rollout.Guard) *fleet 
 		spec.Documents = append(spec.Documents, d)
 	}
 	one := rollout.Rollout{Name: "r", Spec: spec, Status: rollout.Status{Phase: rollout.Running, Stage: -1}}
-	one = one.Advanced(time.Now(), driver.Connected(f.server))
+	one = one.Advanced(time.Now(), driver.Connected(f.server.Zones()))
 	if err := driver.Save(t.Context(), f.store, "user:ann", rollout.Rollout{}, one); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
 		ctx, cancel := context.WithCancel(t.Context())
-		d := &driver.Driver{Store: f.store, Fleet: fleetNow{f}, Log: testLog(t), Now: time.Now}
+		d := driver.New(driver.Config{Store: f.store, Fleet: fleetNow{f}, Log: testLog(t), Now: time.Now})
 		done := make(chan struct{})
 		go func() { defer close(done); _ = d.Run(ctx) }()
 		t.Cleanup(func() { cancel(); <-done })
@@ -170,7 +174,7 @@ func TestStagedReturnsWhenRejected(t *testing.T) {
 
 func TestStagedReturnsWhenProxiesAreGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := staging(t, time.Minute, rollout.Guard{What: rollout.Gone, Above: 1})
+		f := staging(t, time.Minute, rollout.Guard{What: rollout.Gone, Limit: 1})
 		f.see("99 1- 1- running")
 		r := f.rollout()
 		r.Status.Connected = map[string]int{"east": 3}

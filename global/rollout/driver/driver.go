@@ -8,10 +8,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tombolo-mesh/tombolo/global/rollout"
 	"github.com/tombolo-mesh/tombolo/global/store"
@@ -26,10 +29,11 @@ const every = time.Second
 type Fleet interface {
 	Change(rev mesh.Revision) sync.ChangeStatus
 	Zones() []sync.ZoneStatus
+	Inspect(ctx context.Context, zone string, q sync.Question, w io.Writer) error
 }
 
-// Driver moves the rollouts of a store.
-type Driver struct {
+// Config of a Driver.
+type Config struct {
 	// Store and Fleet, required.
 	Store store.Store
 	Fleet Fleet
@@ -37,23 +41,38 @@ type Driver struct {
 	Log *slog.Logger
 	// Now, required.
 	Now func() time.Time
+	// Registerer of metrics, default none.
+	Registerer prometheus.Registerer
+}
+
+// Driver moves the rollouts of a store.
+type Driver struct {
+	cfg     Config
+	calls   *calls
+	metrics *metrics
+}
+
+// New makes a Driver; no I/O.
+func New(cfg Config) *Driver {
+	return &Driver{cfg: cfg, calls: newCalls(cfg), metrics: newMetrics(cfg.Registerer, cfg.Now)}
 }
 
 // Run drives until ctx ends. Where no rollout runs it waits for a change.
 func (d *Driver) Run(ctx context.Context) error {
+	defer d.calls.wait()
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
-		head, err := d.Store.Head(ctx)
+		head, err := d.cfg.Store.Head(ctx)
 		running := 0
 		if err == nil {
 			running, err = d.look(ctx)
 		}
 		if err != nil && ctx.Err() == nil {
-			d.Log.Warn("rollouts cannot be looked at, retrying", "err", err)
+			d.cfg.Log.Warn("rollouts cannot be looked at, retrying", "err", err)
 		} else if running == 0 && ctx.Err() == nil {
-			if err := d.Store.Wait(ctx, head.Revision); err != nil && ctx.Err() == nil {
-				d.Log.Warn("waiting for rollouts", "err", err)
+			if err := d.cfg.Store.Wait(ctx, head.Revision); err != nil && ctx.Err() == nil {
+				d.cfg.Log.Warn("waiting for rollouts", "err", err)
 			}
 		}
 		select {
@@ -66,63 +85,82 @@ func (d *Driver) Run(ctx context.Context) error {
 
 // look takes each running rollout as far as it can go now.
 func (d *Driver) look(ctx context.Context) (running int, err error) {
-	page, err := d.Store.List(ctx, store.Query{Kind: rollout.Kind})
+	page, err := d.cfg.Store.List(ctx, store.Query{Kind: rollout.Kind})
 	if err != nil {
 		return 0, fmt.Errorf("list rollouts: %w", err)
 	}
+	var all []rollout.Rollout
 	for _, res := range page.Items {
 		r, bad := rollout.Decode(res)
 		if bad != nil {
-			d.Log.Error("a rollout cannot be read", "err", bad)
+			d.cfg.Log.Error("a rollout cannot be read", "err", bad)
 			continue
 		}
-		if r.Status.Phase != rollout.Running {
-			continue
-		}
-		running++
+		all = append(all, r)
+	}
+	all = d.metrics.saw(all)
+	d.calls.forget(all)
+	for _, r := range all {
 		if e := d.step(ctx, r); e != nil && !errors.Is(e, store.ErrConflict) {
 			err = errors.Join(err, fmt.Errorf("rollout %s: %w", r.Name, e)) // the others go on
 		}
 	}
-	return running, err
+	return len(all), err
 }
 
 func (d *Driver) step(ctx context.Context, r rollout.Rollout) error {
-	o := Observe(d.Fleet, r)
-	now := d.Now()
-	if why := r.Breached(o); why != "" {
-		d.Log.Warn("rollout aborted", "rollout", r.Name, "stage", r.Status.Stage+1, "reason", why)
-		return Save(ctx, d.Store, "rollout:"+r.Name, r, r.Ended(rollout.Aborted, why, now))
+	o := d.Observe(r)
+	now := d.cfg.Now()
+	if r.Watches(rollout.Success) {
+		d.calls.ask(ctx, r, o.Settled)
 	}
-	if !o.Settled || !r.Status.Promoted && now.Before(r.Status.Since.Add(r.Spec.Pause.Duration)) {
-		return nil
+	switch move, why := r.Next(o, now); move {
+	case rollout.Abort:
+		d.cfg.Log.Warn("rollout aborted", "rollout", r.Name, "stage", r.Status.Stage+1, "reason", why)
+		return Save(ctx, d.cfg.Store, "rollout:"+r.Name, r, r.Ended(rollout.Aborted, why, now))
+	case rollout.Advance:
+		d.cfg.Log.Info("rollout goes on", "rollout", r.Name, "stage", r.Status.Stage+2)
+		return Save(ctx, d.cfg.Store, "rollout:"+r.Name, r, r.Advanced(now, Connected(d.cfg.Fleet.Zones())))
+	case rollout.Finish:
+		return d.finish(ctx, r)
 	}
-	if r.Status.Stage+1 < len(r.Spec.Stages) {
-		d.Log.Info("rollout goes on", "rollout", r.Name, "stage", r.Status.Stage+2)
-		return Save(ctx, d.Store, "rollout:"+r.Name, r, r.Advanced(now, Connected(d.Fleet)))
-	}
-	return d.finish(ctx, r)
+	return nil
 }
 
 // finish puts the documents into the store, with the end of the rollout, as one
 // write of its author. What others changed meanwhile is not overwritten.
 func (d *Driver) finish(ctx context.Context, r rollout.Rollout) error {
+	abort := func(format string, args ...any) error {
+		why := fmt.Sprintf(format, args...)
+		d.cfg.Log.Warn("rollout aborted", "rollout", r.Name, "reason", why)
+		return Save(ctx, d.cfg.Store, "rollout:"+r.Name, r, r.Ended(rollout.Aborted, why, d.cfg.Now()))
+	}
 	var ops []store.Op
+	stays := map[string]bool{} // meshes that must not be deleted meanwhile
 	for _, doc := range r.Spec.Documents {
-		old, err := d.Store.Get(ctx, doc.Key())
+		if doc.Mesh != "" && !stays[doc.Mesh] {
+			stays[doc.Mesh] = true
+			held, err := d.cfg.Store.Get(ctx, mesh.Key{Kind: mesh.KindMesh, Name: doc.Mesh})
+			if errors.Is(err, store.ErrNotFound) {
+				return abort("mesh %s was deleted meanwhile", doc.Mesh)
+			}
+			if err != nil {
+				return err
+			}
+			ops = append(ops, store.Op{Resource: held, IfRevision: &held.Revision})
+		}
+		old, err := d.cfg.Store.Get(ctx, doc.Key())
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
 		if old.Revision != doc.Base {
-			why := fmt.Sprintf("%s was changed meanwhile, at revision %d", doc.Key(), old.Revision)
-			d.Log.Warn("rollout aborted", "rollout", r.Name, "reason", why)
-			return Save(ctx, d.Store, "rollout:"+r.Name, r, r.Ended(rollout.Aborted, why, d.Now()))
+			return abort("%s was changed meanwhile, at revision %d", doc.Key(), old.Revision)
 		}
 		base := doc.Base
 		ops = append(ops, store.Op{Resource: mesh.Resource{Key: doc.Key(), Labels: doc.Labels, Spec: doc.Spec, Status: old.Status}, IfRevision: &base})
 	}
-	d.Log.Info("rollout done", "rollout", r.Name)
-	return Save(ctx, d.Store, r.Spec.Author, r, r.Ended(rollout.Done, "", d.Now()), ops...)
+	d.cfg.Log.Info("rollout done", "rollout", r.Name)
+	return Save(ctx, d.cfg.Store, r.Spec.Author, r, r.Ended(rollout.Done, "", d.cfg.Now()), ops...)
 }
 
 // Save writes a step of a rollout, with what belongs to it, if the rollout is
@@ -138,9 +176,9 @@ func Save(ctx context.Context, st store.Store, author string, was, next rollout.
 }
 
 // Connected proxies of each zone now.
-func Connected(f Fleet) map[string]int {
+func Connected(zones []sync.ZoneStatus) map[string]int {
 	out := map[string]int{}
-	for _, z := range f.Zones() {
+	for _, z := range zones {
 		if z.Online && z.Reported {
 			out[z.Name] = z.Connected
 		}
@@ -148,9 +186,18 @@ func Connected(f Fleet) map[string]int {
 	return out
 }
 
-// Observe looks at the zones whose stage has come.
+// Observe looks at the zones whose stage has come, and at how calls go there.
+func (d *Driver) Observe(r rollout.Rollout) rollout.Observation {
+	o := Observe(d.cfg.Fleet, r)
+	if r.Watches(rollout.Success) {
+		o.Rates, o.Unknown = d.calls.rates(r, o.Zones)
+	}
+	return o
+}
+
+// Observe looks at the zones whose stage has come, as they report.
 func Observe(f Fleet, r rollout.Rollout) rollout.Observation {
-	o := rollout.Observation{Settled: true}
+	o := rollout.Observation{}
 	now := f.Change(r.Revision)
 	revs := append([]mesh.Revision{r.Revision}, r.Status.Revisions...)
 	states := map[string]sync.ZoneStatus{}
@@ -161,14 +208,23 @@ func Observe(f Fleet, r rollout.Rollout) rollout.Observation {
 	for _, zone := range r.Zones() {
 		i := slices.IndexFunc(now.Zones, func(p sync.ZoneProgress) bool { return p.Zone == zone })
 		settled := false
+		_, known := states[zone]
 		switch {
+		case len(states) == 0:
+			waiting = append(waiting, "the store was not read yet")
+			continue
+		case !known:
+			o.Notes = append(o.Notes, "zone "+zone+" is left out: it was deleted")
+			continue
 		case i < 0:
-			waiting = append(waiting, "zone "+zone+" has not joined or is disabled")
+			o.Notes = append(o.Notes, "zone "+zone+" is left out: it is disabled")
+			continue
 		case now.Zones[i].State == sync.Offline || now.Zones[i].State == sync.Behind:
 			waiting = append(waiting, "zone "+zone+" is "+string(now.Zones[i].State))
 		default:
 			settled = true
 		}
+		o.Zones = append(o.Zones, zone)
 		rejected := 0
 		for _, rev := range revs {
 			for _, p := range f.Change(rev).Zones {
