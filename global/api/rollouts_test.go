@@ -17,9 +17,10 @@ func TestRolloutIsStartedAndHoldsItsKeys(t *testing.T) {
 	body := "[" + timeout("a", "9s") + "," + timeout("new", "9s") + "]"
 	for query, want := range map[string]string{
 		"stages=east,east": "two stages", "stages=north": "no zone", "stages=": "zones in order", "stages=east&pause=x": "duration",
-		"stages=east&abortOn=cpu>3": "rejected>N", "stages=east&name=A_b": "name",
+		"stages=east&abortOn=cpu>3": "rejected>N", "stages=east&abortOn=success>99&pause=1m": "success<P", "stages=east&abortOn=success<101&pause=1m": "at most 100",
+		"stages=east&abortOn=success<99&pause=9s": "at least 10s", "stages=east&name=A_b": "name",
 	} {
-		if a := r.want(http.StatusBadRequest, "POST", "/rollouts?"+strings.ReplaceAll(query, ">", "%3E"), r.author, body); !strings.Contains(string(a.body), want) {
+		if a := r.want(http.StatusBadRequest, "POST", "/rollouts?"+strings.NewReplacer(">", "%3E", "<", "%3C").Replace(query), r.author, body); !strings.Contains(string(a.body), want) {
 			t.Errorf("%s: %s", query, a.body)
 		}
 	}

@@ -84,8 +84,8 @@ func (c *calls) forget(running []rollout.Rollout) {
 	}
 }
 
-// ask asks the zones whose stage has come, those whose turn it is.
-func (c *calls) ask(ctx context.Context, r rollout.Rollout, settled bool) {
+// ask asks zones, those whose turn it is.
+func (c *calls) ask(ctx context.Context, r rollout.Rollout, zones []string, settled bool) {
 	var keys []mesh.Key
 	for _, d := range r.Spec.Documents {
 		keys = append(keys, d.Key())
@@ -98,7 +98,7 @@ func (c *calls) ask(ctx context.Context, r rollout.Rollout, settled bool) {
 	now := c.cfg.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, zone := range r.Zones() {
+	for _, zone := range zones {
 		p := place{r.Name, zone}
 		known := c.places[p]
 		if known == nil {
@@ -124,7 +124,7 @@ func (c *calls) inquire(ctx context.Context, p place, body []byte) {
 	text := &bounded{}
 	err := c.cfg.Fleet.Inspect(ctx, p.zone, sync.Question{What: zonesync.WhatSuccess, Body: body}, text)
 	if err == nil {
-		err = json.Unmarshal(text.Bytes(), &said)
+		err = json.Unmarshal(text.text.Bytes(), &said)
 	}
 	if err == nil && said.Silent > 0 && len(said.Proxies) == 0 {
 		err = fmt.Errorf("none of %d proxies tells its counters", said.Silent)
@@ -175,13 +175,14 @@ func (k *counted) take(said zonesync.SuccessCounts, err error, now time.Time) {
 }
 
 // bounded is a buffer that fails when it has enough.
-type bounded struct{ bytes.Buffer }
+type bounded struct{ text bytes.Buffer }
 
+// Write implements io.Writer.
 func (b *bounded) Write(p []byte) (int, error) {
-	if b.Len()+len(p) > maxAnswer {
+	if b.text.Len()+len(p) > maxAnswer {
 		return 0, fmt.Errorf("the answer has more than %d bytes", maxAnswer)
 	}
-	return b.Buffer.Write(p)
+	return b.text.Write(p)
 }
 
 // rates are those of the last minute in some zones, the worst first, and why those

@@ -112,7 +112,7 @@ func (d *Driver) step(ctx context.Context, r rollout.Rollout) error {
 	o := d.Observe(r)
 	now := d.cfg.Now()
 	if r.Watches(rollout.Success) {
-		d.calls.ask(ctx, r, o.Settled)
+		d.calls.ask(ctx, r, o.Zones, o.Settled)
 	}
 	switch move, why := r.Next(o, now); move {
 	case rollout.Abort:
