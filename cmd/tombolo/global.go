@@ -8,11 +8,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/tombolo-mesh/tombolo/global"
 	"github.com/tombolo-mesh/tombolo/global/store/postgres"
+	"github.com/tombolo-mesh/tombolo/internal/memory"
 )
 
 func globalCommand() *cobra.Command {
@@ -47,6 +49,7 @@ makes its own certificate authority (ca.pem), the keys that encrypt Secrets
 			if err != nil {
 				return &exitError{exitUsage, err.Error()}
 			}
+			go memory.Tend(cmd.Context(), tendEvery)
 			err = g.Run(cmd.Context())
 			if errors.Is(err, context.Canceled) && cmd.Context().Err() != nil {
 				return nil
@@ -70,6 +73,9 @@ makes its own certificate authority (ca.pem), the keys that encrypt Secrets
 	logFlags(cmd, &level, &format)
 	return cmd
 }
+
+// tendEvery is how often a control plane looks whether it holds memory for nothing.
+const tendEvery = time.Second
 
 // logFlags are the same for every control plane.
 func logFlags(cmd *cobra.Command, level, format *string) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tombolo-mesh/tombolo/internal/memory"
 	"github.com/tombolo-mesh/tombolo/zone"
 )
 
@@ -49,6 +50,7 @@ It runs in a pod (see tombolo install zone), or with --kubeconfig anywhere.`,
 			}
 			stop := onHangup(z.Reload)
 			defer stop()
+			go memory.Tend(cmd.Context(), tendEvery)
 			err = z.Run(cmd.Context())
 			if errors.Is(err, context.Canceled) && cmd.Context().Err() != nil {
 				return nil
