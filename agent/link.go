@@ -256,6 +256,11 @@ type session struct {
 
 func (s *session) run(ctx context.Context) (registered bool, err error) {
 	if err := s.register(); err != nil {
+		for errors.Is(err, io.EOF) { // nobody else receives yet
+			if _, reason := s.stream.Recv(); reason != nil {
+				return false, reason
+			}
+		}
 		return false, err
 	}
 	in := make(chan *agentv1.ZoneFrame)
@@ -308,16 +313,8 @@ func (s *session) register() error {
 	}}})
 }
 
-// send turns the EOF of a failed send into the reason, which only Recv knows.
-func (s *session) send(f *agentv1.AgentFrame) error {
-	err := s.stream.Send(f)
-	if errors.Is(err, io.EOF) {
-		if _, reason := s.stream.Recv(); reason != nil {
-			return reason
-		}
-	}
-	return err
-}
+// send fails with io.EOF when the stream has ended; whoever receives is told why.
+func (s *session) send(f *agentv1.AgentFrame) error { return s.stream.Send(f) }
 
 func (s *session) welcome(r *agentv1.Registered) {
 	if slices.Equal(s.health, []string{unknownHealth}) {
@@ -366,7 +363,21 @@ func (s *session) loop(ctx context.Context, in <-chan *agentv1.ZoneFrame, ended 
 			s.leaving = true
 			err = s.stream.CloseSend()
 		}
+		if errors.Is(err, io.EOF) {
+			return reason(in, ended)
+		}
 		if err != nil {
+			return err
+		}
+	}
+}
+
+// reason why a stream has ended, which comes after what was received before.
+func reason(in <-chan *agentv1.ZoneFrame, ended <-chan error) error {
+	for {
+		select {
+		case <-in:
+		case err := <-ended:
 			return err
 		}
 	}
