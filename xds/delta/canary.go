@@ -137,7 +137,7 @@ func (st *stream) holds(t *typeState, now time.Time) bool {
 func (t *typeState) isOwed(name string) bool {
 	_, urgent := t.urgent[name]
 	_, forced := t.force[name]
-	return urgent || forced
+	return urgent || forced || t.over[name] == unknown
 }
 
 // try begins a trial; nil when there are too many.

@@ -17,7 +17,9 @@ func (s *Server) handle(st *stream, req *discoveryv3.DeltaDiscoveryRequest) erro
 	}
 	s.mu.Lock()
 	err := st.handle(req, time.Now())
-	st.wakeUp()
+	if !st.isSettled() || len(st.node.spoilt) > 0 {
+		st.wakeUp()
+	}
 	s.mu.Unlock()
 	s.flush()
 	return err
@@ -75,6 +77,7 @@ func (st *stream) handle(req *discoveryv3.DeltaDiscoveryRequest, now time.Time) 
 			st.answered(t, f, req, now)
 		}
 	}
+	st.settle(now) // the writer is not woken for this
 	return nil
 }
 
@@ -165,15 +168,24 @@ func (st *stream) subscribe(t *typeState, req *discoveryv3.DeltaDiscoveryRequest
 			return status.Errorf(codes.ResourceExhausted, "resource_names_subscribe: more than %d names of %s", maxSubscribe, t.typeURL)
 		}
 		if _, told := req.InitialResourceVersions[name]; !first || !told {
-			// Asked anew: it is owed an answer, whatever it has.
+			// Asked anew: it is owed an answer, whatever it has or is on its way.
 			t.note(name, unknown)
-			put(&t.force, name)
+			if len(t.flights) > 0 {
+				put(&t.force, name)
+			}
 			delete(st.node.rejected, Key{t.typeURL, name})
 		}
 		t.mark(name, false)
 	}
 	st.server.names.share(&t.names, false)
 	if t.wildcard && !wildcard {
+		if t.base != nil { // which speaks of what was subscribed to
+			v.each(t.typeURL, func(name string) {
+				if !t.names.has(name) {
+					t.note(name, unknown)
+				}
+			})
+		}
 		t.greet = len(t.over) == 0
 		t.scan(v)
 	}
@@ -224,9 +236,6 @@ func (st *stream) answered(t *typeState, f *flight, req *discoveryv3.DeltaDiscov
 		if t.limit > 0 {
 			t.limit *= 2
 		}
-		if st.seen == st.node.group.version {
-			st.settle(now)
-		}
 		return
 	}
 	s.metrics.nacks.WithLabelValues(short(t.typeURL)).Inc()
@@ -261,6 +270,7 @@ func (st *stream) answered(t *typeState, f *flight, req *discoveryv3.DeltaDiscov
 		if !t.named && t.subscribed(name) {
 			// Envoy applied it, but would not tell of it on its next stream.
 			put(&t.force, name)
+			t.mark(name, false)
 		}
 	}
 	for name, version := range f.items {
@@ -285,7 +295,9 @@ func (st *stream) accepted(t *typeState, f *flight, name string) {
 	if version != "" {
 		st.server.acquit(st.node.group, Key{t.typeURL, name}, version)
 	}
-	t.mark(name, false)
+	if a, _ := st.assess(t, name); a != nothing {
+		t.mark(name, false)
+	}
 }
 
 // doubt sends resources again in smaller responses: one of them is bad, and which

@@ -48,6 +48,10 @@ func (st *stream) catchUp() {
 // first and with them their endpoints; what names clusters waits until the new
 // ones are ACKed; what is gone goes last, clusters after everything that named them.
 func (st *stream) choose(now time.Time, until *time.Time) (*typeState, *flight) {
+	if !st.pending() {
+		st.holding = time.Time{}
+		return nil, nil
+	}
 	for _, typeURL := range []string{endpointType, secretType, extensionType} {
 		if t := st.types[typeURL]; t != nil && len(t.urgent) > 0 && t.live() < maxFlights {
 			if f := st.collect(t, now, func(name string, a action) bool { _, ok := t.urgent[name]; return ok && a == add }); f != nil {
@@ -78,6 +82,16 @@ func (st *stream) choose(now time.Time, until *time.Time) (*typeState, *flight) 
 		return t, f
 	}
 	return st.removals(now, until)
+}
+
+// pending says that there may be something to send.
+func (st *stream) pending() bool {
+	for _, t := range st.types {
+		if len(t.dirty) > 0 || t.greet {
+			return true
+		}
+	}
+	return false
 }
 
 // clusters are sent one response at a time: what takes suspects back, then additions.

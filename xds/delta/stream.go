@@ -344,13 +344,13 @@ func (st *stream) settle(now time.Time) {
 	if !st.isSettled() {
 		return
 	}
-	v := &view{layers: st.node.group.layers, own: st.node.own}
+	v := st.view()
 	if st.settled == nil && st.server.cfg.OnInSync != nil {
 		st.server.events = append(st.server.events, func() { st.server.cfg.OnInSync(st.node.id) })
 	}
 	first := st.settled == nil
 	if first || st.settled.own != v.own || !slices.Equal(st.settled.layers, v.layers) {
-		st.settled = v
+		st.settled = &view{layers: v.layers, own: v.own}
 	}
 	for _, t := range st.types {
 		if first {

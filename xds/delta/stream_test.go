@@ -136,6 +136,7 @@ func TestOnDemandBesideWildcard(t *testing.T) {
 	k.request(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: clusterType, ResourceNamesUnsubscribe: []string{"*"}})
 	k.s.Publish("g", 3, false, NewSet([]*Resource{res(clusterType, "a", "3"), res(clusterType, "od", "3"), res(clusterType, "b", "3")}))
 	k.ack(k.expect("names alone", "cds a@3", "cds od@3")...)
+	k.expect("nothing more of these")
 	k.ask(clusterType, "*")
 	k.ack(k.expect("and all again", "cds b@3")...)
 	k.s.Publish("g", 4, false, NewSet([]*Resource{res(clusterType, "a", "3")}))
