@@ -130,7 +130,7 @@ func (g *group) join(st *stream) {
 // leave takes a stream out of the publications that it is not done with.
 func (g *group) leave(st *stream) {
 	delete(g.streams, st)
-	now := time.Now()
+	now := g.server.now()
 	for _, p := range g.open {
 		if p.version > st.done {
 			p.Nodes--
@@ -160,7 +160,7 @@ func (g *group) advance(st *stream, now time.Time) {
 				}
 			}
 		}
-		if len(p.withheld) > 0 && !refused && st.opened.Before(p.withheldAt) {
+		if len(p.withheld) > 0 && !refused && !st.opened.After(p.withheldAt) {
 			refused = true
 			if len(p.Rejections) == 0 {
 				p.Rejections = append(p.Rejections, p.withheld[:min(len(p.withheld), maxShown)]...)

@@ -16,7 +16,7 @@ func (s *Server) handle(st *stream, req *discoveryv3.DeltaDiscoveryRequest) erro
 		return err
 	}
 	s.mu.Lock()
-	err := st.handle(req, time.Now())
+	err := st.handle(req, s.now())
 	if !st.isSettled() || len(st.node.spoilt) > 0 {
 		st.wakeUp()
 	}
@@ -336,13 +336,13 @@ func (st *stream) refused(t *typeState, f *flight, name, reason string) {
 	switch t.typeURL {
 	case clusterType:
 		if !f.carried[name].had {
-			st.node.lacking, st.node.lackingIn = time.Now(), st.node.group.version
+			st.node.lacking, st.node.lackingIn = st.server.now(), st.node.group.version
 		}
 		st.spoil(name, f)
 	case endpointType:
 		put(&t.force, name) // the old ones, for a cluster that waited for these
 	default:
-		st.node.refusedAt = time.Now()
+		st.node.refusedAt = st.server.now()
 	}
 	rejection := &Rejection{Node: st.node.id, TypeURL: t.typeURL, Resource: name, Version: version, Reason: reason}
 	enter(&st.node.rejected, k, rejection)

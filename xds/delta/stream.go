@@ -172,7 +172,7 @@ func (s *Server) sendAll(st *stream, peer discoveryv3.AggregatedDiscoveryService
 		s.mu.Lock()
 		var resp *discoveryv3.DeltaDiscoveryResponse
 		if st.reason == nil {
-			resp, until = st.next(time.Now())
+			resp, until = st.next(s.now())
 		}
 		s.mu.Unlock()
 		s.flush()
@@ -239,7 +239,7 @@ func (s *Server) attach(id string) (*stream, error) {
 		s.mu.Unlock()
 		return nil, status.Errorf(codes.Unavailable, "node %q is not registered", id)
 	}
-	st := &stream{server: s, node: n, types: map[string]*typeState{}, opened: time.Now(), wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	st := &stream{server: s, node: n, types: map[string]*typeState{}, opened: s.now(), wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	if old := n.stream; old != nil {
 		n.group.leave(old)
 		old.abandon()

@@ -249,3 +249,40 @@ func TestSilentStream(t *testing.T) {
 		}
 	})
 }
+
+// TestAskedAnewWhileOnItsWay: who gave up a name and asks again is owed an answer,
+// whatever it says of the one before.
+func TestAskedAnewWhileOnItsWay(t *testing.T) {
+	k := newTalk(t, res(routeType, "r", "1"))
+	k.ask(clusterType)
+	k.ask(listenerType)
+	k.ask(routeType, "r")
+	on := k.expect("first", "rds r@1")
+	k.request(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: routeType, ResourceNamesUnsubscribe: []string{"r"}})
+	k.ask(routeType, "r")
+	k.ack(on...)
+	k.ack(k.expect("again", "rds r@1")...)
+	if k.expect("nothing more"); !k.s.InSync("n") {
+		t.Error("not in sync")
+	}
+}
+
+// TestAnswerSettles: the last answer settles a publication by itself: the writer of
+// the stream need not look.
+func TestAnswerSettles(t *testing.T) {
+	k := newTalk(t, res(endpointType, "r", "1"))
+	k.ask(clusterType)
+	k.ask(listenerType)
+	k.ask(endpointType, "r")
+	k.ack(k.expect("first", "eds r@1")...)
+	k.s.Publish("g", 2, false, NewSet([]*Resource{res(endpointType, "r", "2")}))
+	on := k.expect("changed", "eds r@2")
+	<-k.st.wake // of all that was before
+	k.ack(on...)
+	if p := k.s.Progress("g"); len(p) == 0 || p[len(p)-1].Mark != 2 || p[len(p)-1].Done != 1 {
+		t.Errorf("progress %+v", p)
+	}
+	if len(k.st.wake) > 0 {
+		t.Error("the writer is woken for nothing")
+	}
+}

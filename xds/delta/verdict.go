@@ -3,7 +3,6 @@ package delta
 import (
 	"maps"
 	"slices"
-	"time"
 )
 
 // Bounds of what is remembered of versions that proxies disagree on.
@@ -64,7 +63,7 @@ func (s *Server) Withhold(group string, refused []Rejection) {
 	if g == nil {
 		return
 	}
-	now := time.Now()
+	now := s.now()
 	for _, r := range refused {
 		for _, p := range slices.Backward(g.open) {
 			if _, has := p.keys[Key{r.TypeURL, r.Resource}]; has {

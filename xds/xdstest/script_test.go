@@ -172,7 +172,7 @@ func eventually(t *testing.T, what string, within time.Duration, ok func() bool)
 
 func startFake(t *testing.T, address string) func(string) int {
 	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, MaxDelay: 200 * time.Millisecond}}))
+		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: 10 * time.Second, Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, MaxDelay: 200 * time.Millisecond}}))
 	if err != nil {
 		t.Fatal(err)
 	}
