@@ -43,6 +43,9 @@ func (st *stream) awaits(t *typeState, r *Resource, now time.Time) bool {
 	if _, urgent := t.urgent[r.Name]; urgent || st.settled == nil || !tried(t.typeURL) {
 		return false
 	}
+	if st.node.own.Get(t.typeURL, r.Name) != nil { // nobody else has it
+		return false
+	}
 	tr := st.node.group.trial(proof{Key{t.typeURL, r.Name}, r.Version}, now)
 	if tr == nil || slices.Contains(tr.tried, st) {
 		return false
@@ -197,6 +200,17 @@ func (tr *trial) until(typeURL string) time.Time {
 		return limit
 	}
 	return last.Add(trialTime)
+}
+
+// untry forgets the trials that only a group that is gone has waited for.
+func (s *Server) untry(g *group) {
+	maps.DeleteFunc(s.trials, func(_ proof, tr *trial) bool {
+		if _, waits := tr.waiting[g]; !waits {
+			return false
+		}
+		delete(tr.waiting, g)
+		return len(tr.waiting) == 0
+	})
 }
 
 // end forgets the trial of a version that was accepted or is replaced. A group's

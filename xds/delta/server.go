@@ -190,6 +190,7 @@ func (s *Server) Retire(group string) {
 	defer s.mu.Unlock()
 	if g := s.groups[group]; g != nil && g.members == 0 {
 		delete(s.groups, group)
+		s.untry(g)
 	}
 }
 
