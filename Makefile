@@ -5,7 +5,7 @@ ENVOY    = $(shell $(GO) run ./internal/envoybin)
 KUBELAB := .cache/kubelab
 SOURCES := $(shell find . -name '*.go' -not -path './.cache/*') go.mod go.sum
 
-.PHONY: help build demo test e2e e2e-kube conformance lint audit generate verify bench bench-full fuzz clean tools
+.PHONY: help build demo test race e2e e2e-kube conformance lint audit generate verify bench bench-full fuzz clean tools
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -22,6 +22,10 @@ demo: build ## two zones on this machine, no root, no database; ONCE=1 exits aft
 test: ## unit, protocol and federation tests, real PostgreSQL, real Envoy
 	@sh deploy/setup.sh postgres
 	TOMBOLO_ENVOY="$(ENVOY)" TOMBOLO_REQUIRE_ENVOY=1 TOMBOLO_REQUIRE_POSTGRES=1 $(GO) test -timeout 9m ./...
+
+race: ## the tests of everything that runs in parallel under the race detector, about 10 minutes on two processors
+	@sh deploy/setup.sh postgres
+	TOMBOLO_ENVOY="$(ENVOY)" $(GO) test -race -timeout 15m ./identity/... ./mesh/... ./ingress/... ./xds/... ./agent/... ./zone/... ./global/...
 
 e2e: build ## the laboratory: zones in network namespaces, faults under traffic (root)
 	@sh deploy/setup.sh postgres lab

@@ -9,14 +9,15 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/tombolo-mesh/tombolo/internal/raced"
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/xds/delta"
 	zonesync "github.com/tombolo-mesh/tombolo/zone/sync"
 )
 
 var (
-	metaSeeds = flag.Int("meta.seeds", 4, "random histories to play")
-	metaSteps = flag.Int("meta.steps", 50, "batches of each history")
+	metaSeeds = flag.Int("meta.seeds", raced.Size(2, 4), "random histories to play")
+	metaSteps = flag.Int("meta.steps", raced.Size(30, 50), "batches of each history")
 	metaFrom  = flag.Uint64("meta.from", 1, "first seed")
 )
 

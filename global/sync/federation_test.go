@@ -12,6 +12,7 @@ import (
 
 	"github.com/tombolo-mesh/tombolo/global/store"
 	globalsync "github.com/tombolo-mesh/tombolo/global/sync"
+	"github.com/tombolo-mesh/tombolo/internal/raced"
 	"github.com/tombolo-mesh/tombolo/mesh"
 )
 
@@ -205,7 +206,7 @@ func TestDuplicatedFrames(t *testing.T) {
 // TestFederationRandom changes everything at random, cuts streams, restarts
 // zones and compares with what the filter says.
 func TestFederationRandom(t *testing.T) {
-	rounds := 30
+	rounds := raced.Size(8, 30)
 	if testing.Short() {
 		rounds = 5
 	}

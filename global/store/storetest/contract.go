@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tombolo-mesh/tombolo/global/store"
+	"github.com/tombolo-mesh/tombolo/internal/raced"
 	"github.com/tombolo-mesh/tombolo/mesh"
 )
 
@@ -186,17 +187,17 @@ func testLists(t *testing.T, h Harness) {
 
 func testManyResources(t *testing.T, h Harness) {
 	s := h.open(t)
-	const n = 10_000
+	n := raced.Size(1000, 10_000)
 	var ops []store.Op
 	for i := range n {
 		op := put(mesh.Key{Kind: mesh.KindDataplane, Mesh: "default", Zone: "west", Name: fmt.Sprintf("dp-%05d", i)}, `{"networking":{"address":"10.0.0.1"}}`)
-		op.Resource.Labels = map[string]string{"app": fmt.Sprint(i % 100)}
+		op.Resource.Labels = map[string]string{"app": fmt.Sprint(i % (n / 100))}
 		ops = append(ops, op)
 	}
-	wantRevision(t, write(t, s, ops...), n)
+	wantRevision(t, write(t, s, ops...), mesh.Revision(n))
 	started := time.Now()
 	page, err := s.List(t.Context(), store.Query{Kind: mesh.KindDataplane, Labels: map[string]string{"app": "7"}, Offset: 50, Size: 10})
-	if err != nil || page.Total != n/100 || len(page.Items) != 10 || page.Items[0].Name != "dp-05007" {
+	if err != nil || page.Total != 100 || len(page.Items) != 10 || page.Items[0].Name != fmt.Sprintf("dp-%05d", 50*(n/100)+7) {
 		t.Fatalf("page of %d of %d, %v", len(page.Items), page.Total, err)
 	}
 	if took := time.Since(started); took > 5*time.Second {

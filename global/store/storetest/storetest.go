@@ -52,7 +52,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"batches", testBatches},
 		{"fences", testFences},
 		{"lists", testLists},
-		{"a list of ten thousand", testManyResources},
+		{"a long list", testManyResources},
 		{"bounds", testBounds},
 		{"history", testHistory},
 		{"history of a resource", testResourceHistory},
