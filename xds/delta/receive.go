@@ -20,8 +20,7 @@ func (s *Server) handle(st *stream, req *discoveryv3.DeltaDiscoveryRequest) erro
 	if !st.isSettled() || len(st.node.spoilt) > 0 {
 		st.wakeUp()
 	}
-	s.mu.Unlock()
-	s.flush()
+	s.unlock()
 	return err
 }
 

@@ -112,16 +112,14 @@ func (s *Server) Publish(group string, mark int64, urgent bool, layers ...*Set) 
 	s.mu.Lock()
 	g := s.group(group)
 	g.publish(mark, urgent, slices.Clone(layers), s.now())
-	s.mu.Unlock()
-	s.flush()
+	s.unlock()
 }
 
 // Assign puts a node into a group and gives it resources of its own (may be nil).
 func (s *Server) Assign(node, group string, own *Set) {
 	s.mu.Lock()
 	s.assign(node, s.group(group), own)
-	s.mu.Unlock()
-	s.flush()
+	s.unlock()
 }
 
 func (s *Server) assign(id string, g *group, own *Set) {
@@ -172,8 +170,7 @@ func (s *Server) Unassign(node string) {
 		}
 		s.drop(n.group)
 	}
-	s.mu.Unlock()
-	s.flush()
+	s.unlock()
 }
 
 // drop forgets a group that has neither nodes nor content.
@@ -276,11 +273,10 @@ func (s *Server) connected(node string, is bool) {
 	}
 }
 
-// flush calls queued callbacks in order, without the lock. A callback may call
-// the server; what that queues is called by the flush that is running.
-func (s *Server) flush() {
-	s.mu.Lock()
-	if s.flushing {
+// unlock gives up the lock and calls queued callbacks in order, without it. A callback
+// may call the server; what that queues is called by the unlock that is running.
+func (s *Server) unlock() {
+	if s.flushing || len(s.events) == 0 {
 		s.mu.Unlock()
 		return
 	}

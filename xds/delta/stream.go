@@ -174,8 +174,7 @@ func (s *Server) sendAll(st *stream, peer discoveryv3.AggregatedDiscoveryService
 		if st.reason == nil {
 			resp, until = st.next(s.now())
 		}
-		s.mu.Unlock()
-		s.flush()
+		s.unlock()
 		if resp == nil {
 			return until, nil
 		}
@@ -249,8 +248,7 @@ func (s *Server) attach(id string) (*stream, error) {
 	}
 	n.stream = st
 	n.group.join(st)
-	s.mu.Unlock()
-	s.flush()
+	s.unlock()
 	return st, nil
 }
 
@@ -266,8 +264,7 @@ func (s *Server) detach(st *stream) {
 	for _, t := range st.types {
 		s.names.release(&t.names)
 	}
-	s.mu.Unlock()
-	s.flush()
+	s.unlock()
 }
 
 // end stops the writer; the first reason stands.
