@@ -38,6 +38,15 @@ func NewPlanner(at Position, now time.Time, read func(mesh.Key) (mesh.Resource, 
 	return &Planner{at: at, now: now.UTC().Truncate(time.Microsecond), read: read, state: map[mesh.Key]*mesh.Resource{}}
 }
 
+// After says when the last batch was committed that is in the store. The next one has
+// a later time, whatever the clock says: it may have been set back, or be that of
+// another instance.
+func (p *Planner) After(last time.Time) {
+	if next := last.UTC().Truncate(time.Microsecond).Add(time.Microsecond); p.now.Before(next) {
+		p.now = next
+	}
+}
+
 // Fences says which holder of each name is the newest; without it there is none.
 func (p *Planner) Fences(newest map[string]int64) { p.fences = newest }
 

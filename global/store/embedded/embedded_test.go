@@ -97,3 +97,35 @@ func TestForeignFiles(t *testing.T) {
 		t.Error("a folder that is a file")
 	}
 }
+
+// Writes of one author are told apart by their times, also when the clock stands
+// still or is set back.
+func TestTimesGrow(t *testing.T) {
+	now := time.Date(2026, 11, 23, 1, 2, 3, 0, time.UTC)
+	s, err := embedded.Open(embedded.Config{Path: filepath.Join(t.TempDir(), "global.db"), Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for i := range 4 {
+		var ops []store.Op
+		for _, name := range []string{"a", "b"} {
+			ops = append(ops, store.Op{Resource: mesh.Resource{Key: mesh.Key{Kind: mesh.KindMesh, Name: name}, Spec: fmt.Appendf(nil, "%d", i)}})
+		}
+		if _, err := s.Write(t.Context(), "user:test", ops); err != nil {
+			t.Fatal(err)
+		}
+		if i == 1 {
+			now = now.Add(-time.Hour)
+		}
+	}
+	list, err := s.Changes(t.Context(), 0, 100)
+	if err != nil || len(list) != 8 {
+		t.Fatal(list, err)
+	}
+	for i := 1; i < len(list); i++ {
+		if together := list[i].Time.Equal(list[i-1].Time); together != (i%2 == 1) || list[i].Time.Before(list[i-1].Time) {
+			t.Errorf("revision %d is of %s, the one before of %s", list[i].Revision, list[i].Time, list[i-1].Time)
+		}
+	}
+}

@@ -65,6 +65,13 @@ func (s *Store) commitGroup(group []*write) (mesh.Revision, error) {
 		return r, err == nil, err
 	})
 	plan.Fences(s.fences)
+	if _, v := tx.Bucket([]byte(bucketChanges)).Cursor().Last(); v != nil {
+		last, err := record.Change(v[digestSize:])
+		if err != nil {
+			return 0, err
+		}
+		plan.After(last.Time)
+	}
 	for _, w := range group {
 		w.position, w.err = plan.Add(w.author, w.ops)
 	}

@@ -311,3 +311,23 @@ func TestUnixSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Writes of one author are told apart by their times, also when the database's clock
+// was set back.
+func TestTimesGrow(t *testing.T) {
+	dsn := pgtest.Start(t).Database(t)
+	s := openWith(t, dsn, 5*time.Second)
+	write := func(name string) {
+		t.Helper()
+		if _, err := s.Write(t.Context(), "user:test", []store.Op{op(name, "{}")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("a")
+	exec(t, dsn, "update changes set time = '2126-01-01 00:00:00Z'")
+	write("b")
+	list, err := s.Changes(t.Context(), 0, 10)
+	if err != nil || len(list) != 2 || !list[1].Time.Equal(list[0].Time.Add(time.Microsecond)) {
+		t.Errorf("%+v, %v", list, err)
+	}
+}

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -22,6 +23,7 @@ const (
 	compactStep = 5000
 
 	lockHead   = "select revision, digest, clock_timestamp() from head for update"
+	lastTime   = "select time from changes order by revision desc limit 1"
 	selectKeys = "select " + resourceColumns + ` from
 unnest($1::text[], $2::text[], $3::text[], $4::text[]) as k (kind, mesh, name, zone) join resources r using (kind, mesh, name, zone)`
 	insertChanges = `insert into changes (revision, digest, deleted, kind, mesh, name, zone, labels, spec, status, created, author, time)
@@ -158,11 +160,17 @@ func begin(ctx context.Context, conn *pgxpool.Conn, group []*write) (*store.Plan
 		}
 	}
 	var at store.Position
-	var now time.Time
+	var now, last time.Time
 	have := make(map[mesh.Key]mesh.Resource, len(list))
 	b := &pgx.Batch{}
 	b.Queue("begin")
 	b.Queue(lockHead).QueryRow(func(row pgx.Row) error { return row.Scan(&at.Revision, &at.Digest, &now) })
+	b.Queue(lastTime).QueryRow(func(row pgx.Row) error { // seen under the lock
+		if err := row.Scan(&last); !errors.Is(err, pgx.ErrNoRows) {
+			return err
+		}
+		return nil
+	})
 	b.Queue(selectKeys, keyColumns(list)...).Query(func(rows pgx.Rows) error {
 		for rows.Next() {
 			r, err := scanResource(rows)
@@ -187,6 +195,7 @@ func begin(ctx context.Context, conn *pgxpool.Conn, group []*write) (*store.Plan
 		return r, ok, nil
 	})
 	plan.Fences(fences)
+	plan.After(last)
 	return plan, nil
 }
 
