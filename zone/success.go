@@ -19,6 +19,7 @@ import (
 
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/mesh/ir"
+	"github.com/tombolo-mesh/tombolo/mesh/ir/effect"
 	wire "github.com/tombolo-mesh/tombolo/proto/zonesync"
 	"github.com/tombolo-mesh/tombolo/xds"
 	"github.com/tombolo-mesh/tombolo/zone/agents"
@@ -155,11 +156,9 @@ func scopes(p *ir.Proxy, documents []mesh.Key, permitted bool) []scope {
 	confs := func(list ir.Confs) bool {
 		return slices.ContainsFunc(list, func(c ir.EffectiveConf) bool { return slices.ContainsFunc(c.Sources, staged) })
 	}
-	destinations := map[string]*ir.Destination{}
 	touched := map[string]bool{}
 	for i := range p.Destinations {
 		d := &p.Destinations[i]
-		destinations[d.Name] = d
 		touched[d.Name] = confs(d.Confs) || slices.Contains(documents, d.Backend)
 	}
 	backends := func(list []ir.WeightedBackend) bool {
@@ -179,11 +178,7 @@ func scopes(p *ir.Proxy, documents []mesh.Key, permitted bool) []scope {
 			continue
 		}
 		seen[o.Name] = true
-		to := o.Name
-		if d := destinations[o.Name]; d != nil {
-			to = fmt.Sprintf("%s:%d", d.Backend.RESTName(), d.Port)
-		}
-		to += " by " + workload
+		to := effect.Place(o.Name) + " by " + workload
 		if o.Protocol.IsHTTP() {
 			out = append(out, scope{prefix: "http." + o.Name + ".", service: to})
 			continue

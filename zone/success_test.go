@@ -123,3 +123,21 @@ func TestStatsPathIsBounded(t *testing.T) {
 		}
 	}
 }
+
+// After a restart of the zone nobody is gone before there was time to come back:
+// guards of rollouts count what zones report.
+func TestRestartedZoneReportsThoseItBelievesToLive(t *testing.T) {
+	dir := t.TempDir()
+	l := startLive(t, dir)
+	l.push(identityOf(t, "default"))
+	for i := 1; i < 4; i++ {
+		l.join(sidecar(t, "default", fmt.Sprintf("api-%d", i), "api", fmt.Sprintf("10.0.0.%d", i), httpInbound))
+	}
+	l.stop()
+	l = startLive(t, dir)
+	l.join(sidecar(t, "default", "api-1", "api", "10.0.0.1", httpInbound))
+	eventually(t, "a report after the restart", func() bool { return l.parts.engine.tracker.Report().ProxiesTotal == 3 })
+	if n := l.parts.engine.tracker.Report().ProxiesConnected; n != 3 {
+		t.Errorf("%d proxies are connected, want those that may still come, too", n)
+	}
+}

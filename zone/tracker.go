@@ -373,7 +373,9 @@ func (e *engine) progress() {
 			e.tracker.update(g, e.cfg.delta.Progress(g), now)
 		}
 	}
-	e.tracker.status(e.census[present], len(e.proxies), e.problems())
+	// Presumed are those that are believed to live: after a restart of the zone nobody
+	// is gone before there was time to come back.
+	e.tracker.status(e.census[present]+e.census[presumed], len(e.proxies), e.problems())
 	e.moved.ring()
 }
 
