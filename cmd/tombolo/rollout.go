@@ -31,7 +31,7 @@ of it names the same.`,
   tombolo rollout undo 42 --wait`,
 	}
 	cmd.AddCommand(rolloutStatusCommand(), rolloutHistoryCommand(), rolloutUndoCommand(),
-		rolloutMoveCommand("abort", "Return what a staged change did", "Every zone gets back what it had before the staged change."),
+		rolloutMoveCommand("abort", "Return what a staged change did", "Every zone gets back what it had before the staged change. When that lets callers in whom the\nchange shuts out, it says so and asks; guards abort without asking."),
 		rolloutMoveCommand("promote", "Leave out the rest of a stage's pause", "The next stage begins as soon as the zones before have the change; guards still hold."))
 	return cmd
 }

@@ -191,6 +191,7 @@ func awaitRollout(cmd *cobra.Command, c *client, name string, o format, limit ti
 
 func rolloutMoveCommand(verb, short, long string) *cobra.Command {
 	var o format
+	var yes bool
 	cmd := &cobra.Command{
 		Use: verb + " NAME", Short: short, Long: long,
 		Example: "  tombolo rollout " + verb + " retries",
@@ -200,12 +201,36 @@ func rolloutMoveCommand(verb, short, long string) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			query := url.Values{}
+			if verb == "abort" {
+				query.Set("weakening", "refuse")
+				if yes {
+					query.Set("weakening", "warn")
+				}
+			}
 			var out api.RolloutView
-			if err := c.call(cmd.Context(), http.MethodPost, rolloutPath(args[0])+"/"+verb, nil, "", nil, &out); err != nil {
+			move := func() error {
+				return c.call(cmd.Context(), http.MethodPost, rolloutPath(args[0])+"/"+verb, query, "", nil, &out)
+			}
+			err = move()
+			if weak := weakens(err); weak != nil {
+				if err := ask(cmd, weak, nil); err != nil {
+					return err
+				}
+				query.Set("weakening", "accept")
+				err = move()
+			}
+			if err != nil {
 				return err
+			}
+			for _, w := range out.Warnings {
+				fmt.Fprintln(cmd.ErrOrStderr(), "warning: "+w)
 			}
 			return o.print(cmd.OutOrStdout(), out, func() error { return showRollout(cmd.OutOrStdout(), out) })
 		},
+	}
+	if verb == "abort" {
+		cmd.Flags().BoolVarP(&yes, "yes", "y", false, "abort without asking when callers that the change shuts out are let in again; it is said all the same")
 	}
 	outputFlag(cmd, &o)
 	return cmd

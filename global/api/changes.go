@@ -289,7 +289,33 @@ func (s *Server) combined(first, last mesh.Revision) sync.ChangeStatus {
 	for rev := last - 1; rev >= first; rev-- {
 		merge(&out, s.cfg.Fleet.Change(rev))
 	}
+	name(out.Zones)
 	return out
+}
+
+// Bounds of the proxies that one answer names, over all its zones. Counts say of
+// all of them.
+const (
+	maxNamedBehind   = 1000
+	maxNamedRejected = 100
+)
+
+// name leaves out names beyond what an answer has room for; each zone keeps some.
+func name(zones []sync.ZoneProgress) {
+	behind, rejected := 0, 0
+	for _, z := range zones {
+		behind += min(len(z.BehindNames), 1)
+		rejected += min(len(z.Rejections), 1)
+	}
+	for i := range zones {
+		z := &zones[i]
+		if n := len(z.BehindNames); n > 0 {
+			z.BehindNames = z.BehindNames[:min(n, max(1, maxNamedBehind/behind))]
+		}
+		if n := len(z.Rejections); n > 0 {
+			z.Rejections = z.Rejections[:min(n, max(1, maxNamedRejected/rejected))]
+		}
+	}
 }
 
 func merge(out *sync.ChangeStatus, one sync.ChangeStatus) {

@@ -262,3 +262,35 @@ func TestWatchOutlivesTheServersTimes(t *testing.T) {
 		t.Errorf("the watch ended early: %s", a.body)
 	}
 }
+
+// However many zones have stragglers and refusals, an answer names a bounded number
+// of them, and counts them all.
+func TestStatusIsBounded(t *testing.T) {
+	const zones = 200
+	r := newRig(t)
+	rev := r.put("a", "1s")
+	status := sync.ChangeStatus{Revision: rev}
+	for i := range zones {
+		z := sync.ZoneProgress{Zone: fmt.Sprintf("zone-%03d", i), State: sync.Behind, Affected: 10_000, Behind: 9_000, Rejected: 1_000}
+		r.fleet.zones = append(r.fleet.zones, sync.ZoneStatus{Name: z.Zone, Online: true})
+		for n := range 10 {
+			z.BehindNames = append(z.BehindNames, fmt.Sprintf("%0256d", n))
+			z.Rejections = append(z.Rejections, sync.Rejection{Proxy: fmt.Sprintf("%0256d", n), TypeURL: "t", Resource: "r", Reason: strings.Repeat("no ", 1300)})
+		}
+		status.Zones = append(status.Zones, z)
+	}
+	r.fleet.changes[rev] = status
+	for _, path := range []string{fmt.Sprintf("/changes/%d/status", rev), fmt.Sprintf("/changes/%d/write", rev)} {
+		a := r.want(200, "GET", path, r.reader, "")
+		var got sync.ChangeStatus
+		a.decode(t, &got)
+		if len(a.body) > 2<<20 || len(got.Zones) != zones {
+			t.Errorf("%s: %d zones in %d bytes", path, len(got.Zones), len(a.body))
+		}
+		for _, z := range got.Zones {
+			if z.Behind != 9_000 || z.Rejected != 1_000 || len(z.BehindNames) == 0 || len(z.Rejections) == 0 {
+				t.Fatalf("%s: %d behind, %d rejected, %d and %d of them named", path, z.Behind, z.Rejected, len(z.BehindNames), len(z.Rejections))
+			}
+		}
+	}
+}

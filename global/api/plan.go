@@ -193,22 +193,28 @@ type previewOptions struct {
 
 // preview asks every zone what writes would do there. Nothing is written.
 func (s *Server) preview(ctx context.Context, ops []store.Op, o previewOptions) (*Planned, error) {
-	out := &Planned{Zones: []zonesync.Preview{}, Unanswered: []Unanswered{}}
-	enabled, err := s.enabledZones(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range o.zones {
-		if _, ok := enabled[name]; !ok {
-			return nil, problem(http.StatusNotFound, "there is no zone %q", clip(name))
-		}
-	}
+	out := &Planned{}
 	changes, err := s.changesOf(ctx, ops, out)
 	if err != nil {
 		return nil, err
 	}
+	return out, s.previewChanges(ctx, changes, o, out)
+}
+
+// previewChanges asks zones what changes would do there.
+func (s *Server) previewChanges(ctx context.Context, changes []mesh.Change, o previewOptions, out *Planned) error {
+	out.Zones, out.Unanswered = []zonesync.Preview{}, []Unanswered{}
+	enabled, err := s.enabledZones(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range o.zones {
+		if _, ok := enabled[name]; !ok {
+			return problem(http.StatusNotFound, "there is no zone %q", clip(name))
+		}
+	}
 	if changes, err = s.shown(ctx, changes, enabled); err != nil {
-		return nil, err
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
@@ -239,7 +245,7 @@ func (s *Server) preview(ctx context.Context, ops []store.Op, o previewOptions) 
 	all.Wait()
 	slices.SortFunc(out.Zones, func(a, b zonesync.Preview) int { return cmp.Compare(a.Zone, b.Zone) })
 	slices.SortFunc(out.Unanswered, func(a, b Unanswered) int { return cmp.Compare(a.Zone, b.Zone) })
-	return out, nil
+	return nil
 }
 
 // changesOf are the changes that the store would make of writes.

@@ -96,7 +96,7 @@ func (s *Server) rolloutRoutes() []route {
 			summary: "Read a staged change and how far it came", answer: "RolloutView", codes: []int{401, 403, 404}}},
 		{method: http.MethodPost, path: "/rollouts/{name}/abort", need: author, handle: s.moveRollout(func(r rollout.Rollout, user string, now time.Time) rollout.Rollout {
 			return r.Ended(rollout.Aborted, "by "+user, now)
-		}), op: operation{summary: "Return what a staged change did", answer: "RolloutView", codes: []int{401, 403, 404, 409}}},
+		}), op: operation{summary: "Return what a staged change did", answer: "RolloutView", query: []parameter{weakeningParameter()}, codes: []int{400, 401, 403, 404, 409}}},
 		{method: http.MethodPost, path: "/rollouts/{name}/promote", need: author, handle: s.moveRollout(func(r rollout.Rollout, _ string, _ time.Time) rollout.Rollout {
 			return r.Skipped()
 		}), op: operation{summary: "Leave out the rest of a stage's pause", answer: "RolloutView", codes: []int{401, 403, 404, 409}}},
@@ -193,6 +193,7 @@ func (s *Server) viewRollout(r rollout.Rollout) RolloutView {
 			out.Zones = append(out.Zones, z)
 		}
 	}
+	name(out.Zones)
 	if r.Status.Phase != rollout.Running {
 		return out
 	}
@@ -214,6 +215,11 @@ func (s *Server) viewRollout(r rollout.Rollout) RolloutView {
 // moveRollout writes a step that people ask for.
 func (s *Server) moveRollout(move func(r rollout.Rollout, user string, now time.Time) rollout.Rollout) func(http.ResponseWriter, *request) error {
 	return func(w http.ResponseWriter, r *request) error {
+		c, err := r.consent()
+		if err != nil {
+			return err
+		}
+		var warnings []string
 		for try := 1; ; try++ {
 			was, err := s.rolloutOf(r)
 			if err != nil {
@@ -226,6 +232,11 @@ func (s *Server) moveRollout(move func(r rollout.Rollout, user string, now time.
 			if next.Status.Phase == was.Status.Phase && next.Status.Promoted == was.Status.Promoted {
 				return s.showRollout(w, r) // promoted already: each step would be one more to look at
 			}
+			if try == 1 && next.Status.Phase == rollout.Aborted { // what is returned may have let callers in
+				if warnings, err = s.returnWeakens(r.Context(), was, c); err != nil {
+					return err
+				}
+			}
 			err = driver.Save(r.Context(), s.cfg.Store, r.author(), was, next)
 			if errors.Is(err, store.ErrConflict) && try < attempts {
 				continue // the driver was faster
@@ -233,9 +244,57 @@ func (s *Server) moveRollout(move func(r rollout.Rollout, user string, now time.
 			if err != nil {
 				return err
 			}
-			return s.showRollout(w, r)
+			one, err := s.rolloutOf(r)
+			if err != nil {
+				return err
+			}
+			view := s.viewRollout(one)
+			view.Warnings = warnings
+			return answer(w, http.StatusOK, view)
 		}
 	}
+}
+
+// returnWeakens says whom it lets in, in the zones whose stage has come, that they
+// get back what the store holds.
+func (s *Server) returnWeakens(ctx context.Context, r rollout.Rollout, c consent) ([]string, error) {
+	if c == consentAccept {
+		return nil, nil
+	}
+	head, err := s.cfg.Store.Head(ctx)
+	if err != nil {
+		return nil, err
+	}
+	may := false
+	var changes []mesh.Change
+	for _, d := range r.Spec.Documents {
+		held, err := s.cfg.Store.Get(ctx, d.Key())
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, err
+		}
+		change, back := mesh.Change{Revision: head.Revision + 1, Resource: held}, &held
+		if err != nil {
+			change.Deleted, change.Resource, back = true, mesh.Resource{Key: d.Key()}, nil
+		}
+		changes = append(changes, change)
+		if d.Kind == mesh.KindMeshTrafficPermission {
+			may = may || opens(d.Kind, &mesh.Resource{Key: d.Key(), Labels: d.Labels, Spec: d.Spec}, back)
+		}
+	}
+	zones := r.Zones()
+	enabled, err := s.enabledZones(ctx)
+	if err != nil {
+		return nil, err
+	}
+	zones = slices.DeleteFunc(zones, func(name string) bool { return !enabled[name] })
+	if !may || len(zones) == 0 {
+		return nil, nil
+	}
+	p := &Planned{Revision: head.Revision}
+	if err := s.previewChanges(ctx, changes, previewOptions{zones: zones, timeout: weakeningTime}, p); err != nil {
+		return nil, err
+	}
+	return s.saying(ctx, p, c)
 }
 
 // rolloutSpec reads what is asked for from the query.

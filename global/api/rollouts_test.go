@@ -68,3 +68,47 @@ func TestRolloutIsStartedAndHoldsItsKeys(t *testing.T) {
 		t.Errorf("%+v", list)
 	}
 }
+
+// The way back lets in whom a staged change shuts out: it says so, and asks only the
+// zones that have the change.
+func TestAbortSaysWhomItLetsIn(t *testing.T) {
+	r, zones := planRig(t)
+	r.fleet.zones = []sync.ZoneStatus{{Name: "east", Online: true}, {Name: "west", Online: true}}
+	r.want(201, "PUT", "/meshes/default/meshtrafficpermissions/d", r.author, permit("d", allowAnybody))
+	start := func(name, spec string) {
+		t.Helper()
+		r.want(200, "POST", "/rollouts?stages=east,west&pause=5m&weakening=accept&name="+name, r.author, permit("d", spec))
+		clear(zones.asked)
+	}
+	start("shut", denyWeb)
+	zones.answers["east"] = opened()
+	var p Problem
+	r.want(409, "POST", "/rollouts/shut/abort?weakening=refuse", r.author, "").decode(t, &p)
+	if p.Type != WeakensType || len(p.Invalid) != 1 || p.Invalid[0].Reason != wayIn {
+		t.Errorf("%+v", p)
+	}
+	if told := zones.told("east"); len(told) != 1 || !strings.Contains(told[0], "MeshTrafficPermission d") {
+		t.Errorf("east was asked about %v", told)
+	}
+	if told := zones.told("west"); told != nil {
+		t.Errorf("west, which does not have it, was asked about %v", told)
+	}
+	var v RolloutView
+	r.want(200, "GET", "/rollouts/shut", r.reader, "").decode(t, &v)
+	if v.Phase != "running" {
+		t.Fatalf("refused, and %s", v.Phase)
+	}
+	v = RolloutView{}
+	r.want(200, "POST", "/rollouts/shut/abort", r.author, "").decode(t, &v)
+	if v.Phase != "aborted" || len(v.Warnings) != 1 || v.Warnings[0] != wayIn {
+		t.Errorf("%+v", v)
+	}
+
+	start("more", allowAnybody+`,"allowWithShadowDeny":[{"sni":{"type":"Exact","value":"x"}}]`) // what comes back opens nothing
+	r.want(200, "POST", "/rollouts/more/abort?weakening=refuse", r.author, "")
+	start("accepted", denyWeb)
+	r.want(200, "POST", "/rollouts/accepted/abort?weakening=accept", r.author, "")
+	if len(zones.asked) > 0 {
+		t.Errorf("zones were asked: %v", zones.asked)
+	}
+}

@@ -72,6 +72,11 @@ func (s *Server) weakens(ctx context.Context, ops []store.Op, c consent) ([]stri
 	if err != nil {
 		return nil, err
 	}
+	return s.saying(ctx, p, c)
+}
+
+// saying is what a preview says of whom writes let in.
+func (s *Server) saying(ctx context.Context, p *Planned, c consent) ([]string, error) {
 	var found []string
 	for i := range p.Zones {
 		found = append(found, weakenings(&p.Zones[i])...)

@@ -229,23 +229,38 @@ func (z *member) said(rev mesh.Revision) progress {
 	return progress{}
 }
 
+// watchEvery is how often the states of a change are told that are not its last.
+const watchEvery = 100 * time.Millisecond
+
 // WatchChange calls fn with each new state of a revision until fn returns false
-// or ctx ends. The first call is immediate.
+// or ctx ends. The first call is immediate, and so is that of a complete state;
+// those between are at most ten a second, however many proxies and zones there are.
 func (s *Server) WatchChange(ctx context.Context, rev mesh.Revision, fn func(ChangeStatus) bool) error {
 	var last ChangeStatus
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	var held <-chan time.Time // of a state that is told later
+	var next time.Time
 	for first := true; ; first = false {
 		zones, _, _ := s.feed.fleet()
 		s.mu.Lock()
 		now, changed := s.changeLocked(rev, zones), s.changed
 		s.mu.Unlock()
+		held = nil
 		if first || !reflect.DeepEqual(now, last) {
-			last = now
-			if !fn(now) {
-				return nil
+			if wait := time.Until(next); now.Complete || wait <= 0 {
+				last, next = now, time.Now().Add(watchEvery)
+				if !fn(now) {
+					return nil
+				}
+			} else {
+				pause.Reset(wait)
+				held = pause.C
 			}
 		}
 		select {
 		case <-changed:
+		case <-held:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

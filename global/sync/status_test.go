@@ -3,6 +3,7 @@ package sync_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -166,7 +167,7 @@ func TestWatchChange(t *testing.T) {
 				c.Behind, c.Done, c.BehindNames, r.Settled = 0, 1, nil, r.Applied
 			})
 			synctest.Wait()
-			<-time.After(10 * time.Millisecond)
+			<-time.After(200 * time.Millisecond) // states between are told ten times a second
 		}
 		settle("west")
 		settle("east")
@@ -185,6 +186,77 @@ func TestWatchChange(t *testing.T) {
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Errorf("a watch that was given up: %v", err)
 		}
+	})
+}
+
+// TestWatchAtTenThousandProxies: who waits for a change of 10,000 proxies in 10 zones
+// is told a few states of a few kilobytes, however many reports come, and its end at once.
+func TestWatchAtTenThousandProxies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const zones, proxies, steps = 10, 1000, 200
+		f := newFleet(t, true, globalsync.NewMemStore())
+		var names []string
+		for i := range zones {
+			names = append(names, fmt.Sprintf("zone-%d", i))
+		}
+		f.seeded(names...)
+		for _, z := range f.zones {
+			z.reports.behind = true
+		}
+		rev := f.write(put(aTimeout("t", 9)))
+		synctest.Wait()
+		<-time.After(time.Second)
+		var told []globalsync.ChangeStatus
+		var ended time.Time
+		done := make(chan error, 1)
+		began := time.Now()
+		go func() {
+			done <- f.server.WatchChange(t.Context(), rev, func(s globalsync.ChangeStatus) bool {
+				told, ended = append(told, s), time.Now()
+				return !s.Complete
+			})
+		}()
+		reports := 0
+		for step := 1; step <= steps; step++ {
+			for _, name := range names {
+				f.zones[name].reports.set(func(r *zonesyncv1.Report) {
+					c := r.Changes[len(r.Changes)-1]
+					c.Affected, c.Done = proxies, uint32(proxies*step/steps)
+					c.Behind, c.BehindNames = c.Affected-c.Done, nil
+					for i := range min(c.Behind, 10) {
+						c.BehindNames = append(c.BehindNames, fmt.Sprintf("default.%s-%0200d", name, i))
+					}
+					if step == steps {
+						r.Settled = r.Applied
+					}
+				})
+				reports++
+			}
+			<-time.After(10 * time.Millisecond)
+		}
+		last := time.Now()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		end := told[len(told)-1]
+		for _, z := range end.Zones {
+			if z.Done != proxies || z.State != globalsync.Done {
+				t.Errorf("at the end: %+v", z)
+			}
+		}
+		if most := int(ended.Sub(began)/(100*time.Millisecond)) + 2; len(told) > most || len(told) < 5 {
+			t.Errorf("%d states were told of %d reports within %s, want 5 to %d", len(told), reports, ended.Sub(began), most)
+		}
+		if late := ended.Sub(last); late > time.Second {
+			t.Errorf("the end was told %s after it was there", late)
+		}
+		for _, s := range told {
+			line, err := json.Marshal(s)
+			if err != nil || len(line) > zones*4096 {
+				t.Fatalf("a state of %d bytes, %v", len(line), err)
+			}
+		}
+		t.Logf("%d states of %d reports", len(told), reports)
 	})
 }
 
