@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -49,4 +50,88 @@ func TestStaged(t *testing.T) {
 	traffic.Stop()
 	good, bad := traffic.Count(from, time.Now(), fromZone("west"))
 	f.report("east to west throughout", good, bad, 0)
+}
+
+// broken sends the calls of web to a backend that does not exist.
+const broken = `type: MeshHTTPRoute
+mesh: default
+name: broken
+spec:
+  targetRef: {kind: Dataplane, labels: {kuma.io/workload: web}}
+  to:
+    - targetRef: {kind: MeshService, labels: {kuma.io/display-name: backend, kuma.io/zone: west}}
+      rules: [{matches: [{path: {type: PathPrefix, value: /}}], default: {backendRefs: [{kind: MeshService, labels: {kuma.io/display-name: nobody}, port: 8080}]}}]
+    - targetRef: {kind: MeshService, labels: {kuma.io/display-name: backend, kuma.io/zone: east}}
+      rules: [{matches: [{path: {type: PathPrefix, value: /}}], default: {backendRefs: [{kind: MeshService, labels: {kuma.io/display-name: nobody}, port: 8080}]}}]
+`
+
+// TestStagedGuards: a staged change that real Envoys refuse, and one by which calls
+// fail, return by themselves. The refused one costs no request; the failing one
+// costs those of its stage, until the guard sees it, and the other zone nothing.
+func TestStagedGuards(t *testing.T) {
+	f := served(t)
+	east, west := f.zones["east"], f.zones["west"]
+	f.apply(allowWeb("allow-web-west", "west"), routed("[a-z]"))
+	f.answers(west.web, remote, http.StatusOK)
+	from := time.Now()
+	eastern, western, letters := east.web.Send(remote, 20), west.web.Send(remote, 20), east.web.Send(remote+"letters/abc", 20)
+	inWest := func(want string) bool {
+		out, err := f.tryCLI("", "inspect", "dataplane", "web-west", "config", "--zone", "west")
+		return err != nil || strings.Contains(out, want)
+	}
+	status := func(name, want string) func() bool {
+		return func() bool {
+			out, err := f.tryCLI("", "rollout", "status", name)
+			return err == nil && strings.Contains(out, want)
+		}
+	}
+
+	out, err := f.tryCLI(routed(`\p{Letter}`), "apply", "-f", "-", "--stages", "east,west", "--pause", "10m", "--abort-on", "rejected>0", "--rollout", "letters", "--yes", "--wait=60s")
+	if err == nil || !strings.Contains(out+err.Error(), "aborted: rejected>0: 1 in stage 1 (east)") || !strings.Contains(out+err.Error(), `\p{Letter}`) {
+		t.Errorf("a change that Envoy refuses: %v\n%s", err, out)
+	}
+	t.Logf("apply says:\n%s%v", out, err)
+	f.eventually(10*time.Second, "the route is as it was", func() bool {
+		got := f.cli("", "get", "meshhttproute", "letters", "-o", "yaml")
+		return strings.Contains(got, "[a-z]") && !strings.Contains(got, "problems:") && !strings.Contains(got, `\p{Letter}`)
+	})
+	if inWest("Letter") {
+		t.Error("west has what never came to its stage")
+	}
+	returned := time.Now()
+	f.eventually(10*time.Second, "20 more requests", func() bool { return len(letters.Since(returned)) >= 20 })
+	letters.Stop()
+	good, bad := letters.Count(from, time.Now(), fromZone("east"))
+	f.report("by the route that Envoy refused", good, bad, 0)
+	good, bad = eastern.Count(from, returned, fromZone("west"))
+	f.report("east to west meanwhile", good, bad, 0)
+
+	f.passes(eastern, time.Second)
+	began := time.Now()
+	f.cli(broken, "apply", "-f", "-", "--stages", "east,west", "--pause", "10m", "--abort-on", "success<90", "--rollout", "broken", "--yes")
+	f.eventually(10*time.Second, "calls fail in the first stage", func() bool {
+		_, bad := eastern.Count(began, time.Now(), fromZone("west"))
+		return len(bad) > 0
+	})
+	took := f.eventually(60*time.Second, "it is returned", status("broken", "aborted, stage 1 of 2: success<90: "))
+	out, _ = f.tryCLI("", "rollout", "status", "broken")
+	t.Logf("returned after %s:\n%s", took.Round(time.Millisecond), out)
+	if !strings.Contains(out, "calls of backend.west:8080 by web in zone east") {
+		t.Errorf("the service must be named:\n%s", out)
+	}
+	if inWest("broken") {
+		t.Error("west has what never came to its stage")
+	}
+	f.answers(east.web, remote, http.StatusOK)
+	healed := time.Now()
+	f.eventually(10*time.Second, "20 more requests", func() bool { return len(eastern.Since(healed)) >= 20 })
+	western.Stop()
+	good, bad = eastern.Count(healed, time.Now(), fromZone("west"))
+	f.report("east to west since it is returned", good, bad, 0)
+	good, bad = western.Count(from, time.Now(), fromZone("east"))
+	f.report("west to east throughout", good, bad, 0)
+
+	// A change that does no harm passes the same guard.
+	f.cli(timeout(25*time.Second), "apply", "-f", "-", "--stages", "east,west", "--pause", "10s", "--abort-on", "success<90", "--rollout", "good", "--yes", "--wait=2m")
+	eastern.Stop()
 }
