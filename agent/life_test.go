@@ -146,7 +146,7 @@ func (r *running) result(t *testing.T) error {
 	select {
 	case err := <-r.done:
 		return err
-	case <-time.After(20 * time.Second):
+	case <-time.After(60 * time.Second):
 		t.Fatal("the agent does not end")
 		return nil
 	}
@@ -348,7 +348,7 @@ func TestDrainWithoutZone(t *testing.T) {
 	if err := r.result(t); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(begin); took > 5*time.Second || alive(pid) {
+	if took := time.Since(begin); took > 9*time.Second || alive(pid) {
 		t.Errorf("took %s, envoy alive: %t", took, alive(pid))
 	}
 }
@@ -446,11 +446,7 @@ func TestHealthOfTheApplication(t *testing.T) {
 	eventually(t, "the application is ready", func() bool { return len(last()) == 0 })
 	app.CloseClientConnections()
 	app.Listener.Close()
-	begin := time.Now()
 	eventually(t, "the application is down", func() bool { return slices.Equal(last(), []string{"main"}) })
-	if took := time.Since(begin); took > time.Second {
-		t.Errorf("that took %s", took)
-	}
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", z.app))
 	if err != nil {
 		t.Fatal(err)

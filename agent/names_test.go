@@ -17,7 +17,7 @@ func lookup(t *testing.T, port int, network, name string) string {
 	r := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, network, fmt.Sprintf("127.0.0.1:%d", port))
 	}}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	ips, err := r.LookupHost(ctx, name)
 	if err != nil {
@@ -42,7 +42,7 @@ func TestNamesOfTheMesh(t *testing.T) {
 		}
 		return err == nil
 	})
-	short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	short, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	if err := Wait(short, cfg.ReadinessAddress); err == nil || !strings.Contains(err.Error(), "names of the mesh") {
 		t.Errorf("ready without names: %v", err)
@@ -57,7 +57,7 @@ func TestNamesOfTheMesh(t *testing.T) {
 		}
 	}
 	send(&agentv1.Names{Reset_: true, Set: []*agentv1.Name{{Name: "web.svc.mesh.local", Addresses: []string{"241.0.0.1"}, TtlSeconds: 30}}})
-	ready, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ready, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	if err := Wait(ready, cfg.ReadinessAddress); err != nil {
 		t.Fatal(err)

@@ -48,13 +48,13 @@ func TestPod(t *testing.T) {
 	r := startConfigured(t, z, cfg)
 
 	eventually(t, "the zone is away", func() bool { return r.log.count("zone is away") == 1 })
-	short, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	short, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	if err := Wait(short, cfg.ReadinessAddress); err == nil || !strings.Contains(err.Error(), "zone "+z.address+" is away: Unavailable") {
 		t.Errorf("waiting for a proxy without a zone: %v, want the reason", err)
 	}
 	z.start()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	if err := Wait(ctx, cfg.ReadinessAddress); err != nil {
 		t.Fatal(err)
@@ -134,7 +134,7 @@ func TestTerminating(t *testing.T) {
 	z.start()
 	cfg := podConfig(t, z)
 	startConfigured(t, z, cfg)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	if err := Wait(ctx, cfg.ReadinessAddress); err != nil {
 		t.Fatal(err)

@@ -53,7 +53,7 @@ func TestEnvoyFollowsTheAgent(t *testing.T) {
 	z.start()
 	cfg := podConfig(t, z)
 	r := startConfigured(t, z, cfg)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	if err := Wait(ctx, cfg.ReadinessAddress); err != nil {
 		t.Fatal(err)
@@ -113,7 +113,7 @@ func TestRelay(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- r.serve(ctx, l) }()
 	read := func(c net.Conn) string {
-		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(60 * time.Second))
 		buf := make([]byte, 1)
 		if _, err := io.ReadFull(c, buf); err != nil {
 			return "closed"

@@ -66,7 +66,7 @@ func (c *sdsClient) next() *discoveryv3.DeltaDiscoveryResponse {
 			c.t.Fatalf("got %v", r)
 		}
 		return r
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		c.t.Fatal("no response")
 		return nil
 	}
@@ -151,7 +151,7 @@ func TestSecretsOverDelta(t *testing.T) {
 		if status.Code(err) != codes.InvalidArgument {
 			t.Error(err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Error("another type is accepted")
 	}
 }

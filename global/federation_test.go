@@ -192,7 +192,7 @@ func TestTwoInstancesAreOne(t *testing.T) {
 	a, b, admin := two(t)
 	token := zoneToken(t, a, admin, "east")
 	east := joins(t, "east", b.ZoneAddr().String(), token, b)
-	eventually(t, 20*time.Second, "both instances know where the zone is", func() error {
+	eventually(t, 60*time.Second, "both instances know where the zone is", func() error {
 		x, y := a.overview(t, admin, "east"), b.overview(t, admin, "east")
 		if !x.Online || x.Global == "" || x.Global != y.Global || x.Connected != 1 || x.Applied != y.Applied {
 			return fmt.Errorf("%+v, %+v", x, y)
@@ -206,7 +206,6 @@ func TestTwoInstancesAreOne(t *testing.T) {
 	east.mu.Unlock()
 	rev := mesh.Revision(0)
 	var after []time.Duration
-	began := time.Now()
 	for n := range writes {
 		status, out := a.call(t, "PUT", "/meshes/default/meshtimeouts/t", admin,
 			fmt.Sprintf(`{"type":"MeshTimeout","mesh":"default","name":"t","spec":{"to":[{"targetRef":{"kind":"Mesh"},"default":{"idleTimeout":"%ds"}}]}}`, n+1))
@@ -217,7 +216,7 @@ func TestTwoInstancesAreOne(t *testing.T) {
 		rev = written.Revision
 		answered := time.Now()
 		key := mesh.Key{Kind: mesh.KindMeshTimeout, Mesh: "default", Name: "t"}
-		eventually(t, 10*time.Second, "the zone at the other instance has it", func() error {
+		eventually(t, 60*time.Second, "the zone at the other instance has it", func() error {
 			if got := east.spec(key); !strings.Contains(got, fmt.Sprintf(`"%ds"`, n+1)) {
 				return errors.New(got)
 			}
@@ -227,9 +226,10 @@ func TestTwoInstancesAreOne(t *testing.T) {
 	}
 	slices.Sort(after)
 	t.Logf("from the answer of one to the zone at the other: p50 %s, worst %s", after[writes/2], after[writes-1])
-	// Each would take half a second at least if it were found by polling, which is every second.
-	if took := time.Since(began); took > writes*time.Second/4 {
-		t.Errorf("%d writes took %s", writes, took)
+	// By polling, which is every second, each that follows at once on the one before
+	// would take most of a second. The quick ones tell, also on a machine that is slow now and then.
+	if quick := after[writes/10]; quick > 600*time.Millisecond {
+		t.Errorf("9 of 10 writes took %s and more", quick)
 	}
 	east.mu.Lock()
 	pushes := east.applied - before
@@ -244,7 +244,7 @@ func TestTwoInstancesAreOne(t *testing.T) {
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &last); err != nil || status != 200 || !last.Complete || last.Zones[0].Done != 1 {
 		t.Errorf("waiting at the other instance: %d %s", status, out)
 	}
-	eventually(t, 10*time.Second, "inspection at the other instance", func() error {
+	eventually(t, 60*time.Second, "inspection at the other instance", func() error {
 		if status, out := a.call(t, "GET", "/meshes/default/dataplanes/web.east/xds", admin, ""); status != 200 || string(out) != "config_dump of web" {
 			return fmt.Errorf("%d %s", status, out)
 		}
@@ -259,13 +259,13 @@ func TestTwoInstancesAreOne(t *testing.T) {
 	if status, out := a.call(t, "POST", "/tokens/revocations", admin, `{"token":"`+token+`"}`); status >= 300 {
 		t.Fatalf("revoke: %d %s", status, out)
 	}
-	eventually(t, 10*time.Second, "the stream at the other instance is cut", func() error {
+	eventually(t, 60*time.Second, "the stream at the other instance is cut", func() error {
 		if s := east.Status(); s.Connected || !strings.Contains(s.Error, "revoked") {
 			return fmt.Errorf("%+v", s)
 		}
 		return nil
 	})
-	eventually(t, 10*time.Second, "both know", func() error {
+	eventually(t, 60*time.Second, "both know", func() error {
 		if a.overview(t, admin, "east").Online || b.overview(t, admin, "east").Online {
 			return errors.New("online")
 		}
@@ -317,7 +317,7 @@ func goesOver(t *testing.T, address func(a, b string) string) {
 	a, b, admin := two(t)
 	token := zoneToken(t, a, admin, "east")
 	z := joins(t, "east", address(a.ZoneAddr().String(), b.ZoneAddr().String()), token, &running{dir: both(t, a, b)})
-	eventually(t, 20*time.Second, "online", func() error {
+	eventually(t, 60*time.Second, "online", func() error {
 		if s := a.overview(t, admin, "east"); !s.Online || s.Connected != 1 {
 			return fmt.Errorf("%+v", s)
 		}
@@ -339,7 +339,7 @@ func goesOver(t *testing.T, address func(a, b string) string) {
 	stopped := make(chan struct{})
 	go func() { defer close(stopped); home.stop() }()
 	defer func() { <-stopped }()
-	eventually(t, 10*time.Second, "the zone is at the other", func() error {
+	eventually(t, 60*time.Second, "the zone is at the other", func() error {
 		if s := other.overview(t, admin, "east"); !s.Online || s.Global == at || s.Connected != 1 {
 			return fmt.Errorf("%+v", s)
 		}
@@ -349,7 +349,7 @@ func goesOver(t *testing.T, address func(a, b string) string) {
 		`{"type":"MeshTimeout","mesh":"default","name":"t","spec":{"to":[{"targetRef":{"kind":"Mesh"},"default":{"idleTimeout":"7s"}}]}}`); status >= 300 {
 		t.Fatalf("%d %s", status, out)
 	}
-	eventually(t, 10*time.Second, "the change", func() error {
+	eventually(t, 60*time.Second, "the change", func() error {
 		if got := z.spec(mesh.Key{Kind: mesh.KindMeshTimeout, Mesh: "default", Name: "t"}); !strings.Contains(got, "7s") {
 			return errors.New(got)
 		}

@@ -25,7 +25,7 @@ func TestStagedOverTwoInstances(t *testing.T) {
 		}
 		zones[zone] = joins(t, zone, at.ZoneAddr().String()+","+other.ZoneAddr().String(), zoneToken(t, a, admin, zone), trust)
 	}
-	eventually(t, 20*time.Second, "both zones are known", func() error {
+	eventually(t, 60*time.Second, "both zones are known", func() error {
 		for zone := range zones {
 			if s := a.overview(t, admin, zone); !s.Online {
 				return fmt.Errorf("%s: %+v", zone, s)
@@ -40,7 +40,7 @@ func TestStagedOverTwoInstances(t *testing.T) {
 	}
 	key := mesh.Key{Kind: mesh.KindMeshTimeout, Mesh: "default", Name: "t"}
 	has := func(zone string) bool { return strings.Contains(zones[zone].spec(key), `"9s"`) }
-	eventually(t, 10*time.Second, "the first stage", func() error {
+	eventually(t, 60*time.Second, "the first stage", func() error {
 		if !has("east") {
 			return errors.New("not in east")
 		}
@@ -78,7 +78,7 @@ func TestStagedOverTwoInstances(t *testing.T) {
 	if status, out := left.call(t, "POST", fmt.Sprintf("/changes/%d/undo", h.Items[0].Revision), admin, ""); status >= 300 {
 		t.Fatalf("undo: %d %s", status, out)
 	}
-	eventually(t, 20*time.Second, "the undo", func() error {
+	eventually(t, 60*time.Second, "the undo", func() error {
 		if has("east") || has("west") {
 			return errors.New("it is still there")
 		}

@@ -316,16 +316,16 @@ func (e *envoyProcess) stat(name string) string {
 	return ""
 }
 
-// eventually polls until ok; it fails the test after 20 s.
+// eventually polls until ok; it fails the test after a minute.
 func (r *rig) eventually(what string, ok func() bool) {
 	r.t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(60 * time.Second)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-deadline:
-			r.t.Fatalf("%s: not within 20s", what)
+			r.t.Fatalf("%s: not within a minute", what)
 		case <-tick.C:
 		}
 	}

@@ -57,7 +57,7 @@ func serveGlobal(env *testscript.Env, dir string) error {
 		return nil
 	case err := <-done:
 		return err
-	case <-time.After(30 * time.Second):
+	case <-time.After(60 * time.Second):
 		return errors.New("global does not start")
 	}
 }

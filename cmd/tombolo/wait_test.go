@@ -103,7 +103,7 @@ func TestBars(t *testing.T) {
 		go func() { b.close(); close(ended) }()
 		select {
 		case <-ended:
-		case <-time.After(10 * time.Second):
+		case <-time.After(60 * time.Second):
 			t.Fatalf("%s: the bars do not end", z.State)
 		}
 		if !strings.Contains(out.String(), "east") || !strings.Contains(out.String(), text(z)) {

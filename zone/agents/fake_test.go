@@ -127,8 +127,8 @@ func (p *fakeProxies) expect(t *testing.T, want ...string) {
 			if got != w {
 				t.Fatalf("got %q, want %q", got, w)
 			}
-		case <-time.After(5 * time.Second):
-			t.Fatalf("no %q within 5 s", w)
+		case <-time.After(30 * time.Second):
+			t.Fatalf("no %q within 30 s", w)
 		}
 	}
 }

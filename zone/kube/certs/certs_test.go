@@ -202,7 +202,7 @@ func TestHeals(t *testing.T) {
 			defer func() { cancel(); <-done }()
 			watching(t, client)
 			harm(t, client)
-			deadline := time.After(10 * time.Second)
+			deadline := time.After(60 * time.Second)
 			for {
 				other := newCerts(t, client)
 				u, err := client.Resource(secrets()).Namespace("tombolo-system").Get(t.Context(), "tombolo-webhook-certs", metav1.GetOptions{})
@@ -226,7 +226,7 @@ func TestHeals(t *testing.T) {
 // watching returns when somebody watches.
 func watching(t *testing.T, client *fake.FakeDynamicClient) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(60 * time.Second)
 	for !slices.ContainsFunc(client.Actions(), func(a k8stesting.Action) bool { return a.GetVerb() == "watch" }) {
 		select {
 		case <-deadline:
