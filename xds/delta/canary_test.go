@@ -24,7 +24,10 @@ func newClass(t *testing.T, proxies int, resources ...*Resource) *class {
 	t.Helper()
 	c := &class{t: t, now: time.Now(), s: New(Config{Authorize: func(context.Context, *corev3.Node) (string, error) { return "", io.EOF }})}
 	c.s.Publish("g", 1, false, NewSet(resources))
-	c.s.now = func() time.Time { return c.now }
+	c.s.now = func() time.Time { // no two moments are the same
+		c.now = c.now.Add(time.Microsecond)
+		return c.now
+	}
 	for i := range proxies {
 		k := c.join(fmt.Sprint("node-", i), resources)
 		for range 4 { // what they ask for next follows from the answers
