@@ -25,6 +25,7 @@ type twin struct {
 	procs map[string]*lab.Process
 	ids   map[string]string // by context, the instance that answers
 	limit time.Duration     // of the last change that was waited for
+	round int               // of writers, so that each has names of its own
 }
 
 // newTwin starts both before the zones, which know both addresses.
@@ -136,6 +137,8 @@ type writer struct {
 }
 
 func (w *twin) writes(context string) *writer {
+	w.round++
+	prefix := fmt.Sprintf("write-%s-%d", context, w.round)
 	out, stop, done := &writer{}, make(chan struct{}), make(chan struct{})
 	out.stop = sync.OnceFunc(func() { close(stop); <-done })
 	w.t.Cleanup(out.stop)
@@ -147,7 +150,7 @@ func (w *twin) writes(context string) *writer {
 				return
 			default:
 			}
-			name := fmt.Sprintf("write-%s-%d", context, n)
+			name := fmt.Sprintf("%s-%d", prefix, n)
 			if _, err := w.at(context, fmt.Sprintf(`type: MeshTimeout
 mesh: default
 name: %s
@@ -175,7 +178,8 @@ func (w *writer) count() int {
 // TestTwoGlobals is (l): two globals on one database answer alike for zones that
 // either may be connected to. The one that east is connected to is killed while
 // both write, under traffic; the other has the zones within 2 s, with everything
-// that was acknowledged, once, and without a snapshot. Then one hangs for a while.
+// that was acknowledged, once, and without a snapshot. Then one hangs for a while, and the
+// other's host is cut off, which the zones notice as soon.
 func TestTwoGlobals(t *testing.T) {
 	w := newTwin(t)
 	check := w.denied()
@@ -237,6 +241,7 @@ func TestTwoGlobals(t *testing.T) {
 	})
 	w.answersOf(victim)
 	w.hangs(survivor, victim)
+	w.vanishes(victim, survivor)
 	traffic.Stop()
 	good, bad := traffic.Count(from, time.Now(), fromZone("west"))
 	w.report("east to west throughout", good, bad, 0)
@@ -251,21 +256,21 @@ func TestTwoGlobals(t *testing.T) {
 // still has of them counts for nothing.
 func (w *twin) hangs(one, other string) {
 	w.t.Helper()
+	first, second := w.writes(one), w.writes(other)
+	w.eventually(20*time.Second, "both write", func() bool { return first.count() >= 3 && second.count() >= 3 })
 	must(w.t, w.procs[one].Pause())
-	began := time.Now()
-	w.eventually(30*time.Second, "both zones are at the one that does not hang", func() bool {
-		at := w.home(other)
-		return at["east"] == w.ids[other] && at["west"] == w.ids[other]
-	})
-	took := time.Since(began)
-	w.t.Logf("the zones have left the one that hangs %s after it began to", took.Round(time.Millisecond))
-	if took > hangNoticed {
-		w.t.Errorf("the zones left after %s, must be within %s", took, hangNoticed)
-	}
+	w.leave("hangs", other)
+	more := second.count()
+	w.eventually(20*time.Second, "the one that does not hang writes on", func() bool { return second.count() > more+3 })
 	west := w.zones["west"]
 	w.startBackend(west, "default", 1)
 	w.instance(w.zones["east"].web, remoteTCP, backendName(west, 1))
 	must(w.t, w.procs[one].Resume())
+	more = first.count()
+	w.eventually(20*time.Second, "the one that hung writes on", func() bool { return first.count() > more+3 })
+	first.stop()
+	second.stop()
+	w.writtenOnce(other, append(first.acked, second.acked...))
 	w.eventually(20*time.Second, "the one that hung knows where the zones are", func() bool {
 		out, err := w.at(one, "", "get", "zones")
 		return err == nil && strings.Count(out, w.ids[other]) == 2 && strings.Count(out, " online ") == 2
@@ -275,6 +280,32 @@ func (w *twin) hangs(one, other string) {
 		w.t.Errorf("what west told meanwhile is lost: %v\n%s", err, out)
 	}
 	w.instance(w.zones["east"].web, remoteTCP, backendName(west, 1))
+}
+
+// vanishes cuts the host of one global off: what is sent there is lost, and nothing
+// says so.
+func (w *twin) vanishes(one, other string) {
+	w.t.Helper()
+	must(w.t, w.hosts[one].Unplug())
+	w.leave("is cut off", other)
+	must(w.t, w.hosts[one].Plug())
+	w.identify()
+	w.answersOf(one)
+}
+
+// leave waits until the zones have left one global for the other.
+func (w *twin) leave(why, other string) {
+	w.t.Helper()
+	began := time.Now()
+	w.eventually(30*time.Second, "both zones are at the other", func() bool {
+		at := w.home(other)
+		return at["east"] == w.ids[other] && at["west"] == w.ids[other]
+	})
+	took := time.Since(began)
+	w.t.Logf("the zones have left the one that %s after %s", why, took.Round(time.Millisecond))
+	if took > zoneBack {
+		w.t.Errorf("the zones have left the one that %s after %s, must be within %s", why, took, zoneBack)
+	}
 }
 
 // writtenOnce asserts that what was acknowledged is there, and is one change each.

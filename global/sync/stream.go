@@ -51,6 +51,9 @@ type stream struct {
 	wake  chan struct{}
 	facts *factsInbox
 
+	// sending is held while a frame is sent: a beat may come between two of the sender.
+	sending gosync.Mutex
+
 	mu       gosync.Mutex
 	inflight []sent
 	unacked  int
@@ -126,6 +129,10 @@ func (st *stream) run(hello *zonesyncv1.Hello) error {
 	// A blocked Send ends with the stream, which ends when the handler returns.
 	st.s.streams.Add(1)
 	go func() { defer st.s.streams.Done(); st.end(st.push(ctx, resume)) }()
+	if st.capabilities >= zonesync.BeatCapabilities {
+		st.s.streams.Add(1)
+		go func() { defer st.s.streams.Done(); st.beat(ctx) }()
+	}
 	<-ctx.Done()
 	both.Wait()
 	return context.Cause(ctx)
@@ -271,8 +278,33 @@ func (st *stream) poke() {
 	}
 }
 
+// beat tells the zone that this instance runs, whatever the sender waits for: a
+// database that is away is no reason to go to another instance.
+func (st *stream) beat(ctx context.Context) {
+	tick := time.NewTicker(zonesync.Beat)
+	defer tick.Stop()
+	frame := &zonesyncv1.GlobalFrame{Frame: &zonesyncv1.GlobalFrame_Beat{Beat: &zonesyncv1.Beat{}}}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if !st.sending.TryLock() {
+			continue // what is sent just now says it as well
+		}
+		err := st.fs.Send(frame)
+		st.sending.Unlock()
+		if err != nil {
+			return // the receiver says why
+		}
+	}
+}
+
 // send is called by the sender alone, and for the welcome before it starts.
 func (st *stream) send(frame *zonesyncv1.GlobalFrame) error {
+	st.sending.Lock()
+	defer st.sending.Unlock()
 	st.s.metrics.sent.Add(float64(proto.Size(frame)))
 	if err := st.fs.Send(frame); err != nil {
 		return fmt.Errorf("send: %w", err)

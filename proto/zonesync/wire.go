@@ -18,7 +18,7 @@ import (
 // Numbers of the protocol. See docs/zonesync.md.
 const (
 	// Capabilities is the protocol level that this build speaks.
-	Capabilities = 2
+	Capabilities = 3
 	// MinCapabilities is the lowest level that it still understands.
 	MinCapabilities = 1
 	// ChunkBytes is how full a frame of resources gets before the next begins.
@@ -34,6 +34,10 @@ const (
 	KeepaliveTime = 10 * time.Second
 	// KeepaliveTimeout is the time for a ping's answer.
 	KeepaliveTimeout = 5 * time.Second
+	// BeatCapabilities is the level from which on global beats.
+	BeatCapabilities = 3
+	// Beat is how often global says that it runs.
+	Beat = 400 * time.Millisecond
 	// InspectChunkBytes bounds one part of an inspection's answer.
 	InspectChunkBytes = 256 << 10
 	// MaxInspectBytes bounds an inspection's answer.

@@ -4,9 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	gosync "sync"
 	"time"
@@ -14,15 +14,10 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
-	grpcbackoff "google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/tombolo-mesh/tombolo/mesh"
-	"github.com/tombolo-mesh/tombolo/proto/zonesync"
 	zonesyncv1 "github.com/tombolo-mesh/tombolo/proto/zonesync/v1"
 )
 
@@ -70,8 +65,6 @@ const (
 	maxBackoff = 2 * time.Second
 	// after being turned away for another process of the same zone
 	rivalPause = 5 * time.Second
-	// dialTime bounds one address, so that a host that is gone costs no more.
-	dialTime = 3 * time.Second
 )
 
 // spread makes zones that have the same name of global begin with different ones of its addresses.
@@ -166,18 +159,41 @@ func (c *Client) Run(ctx context.Context) error {
 	pauses.Reset()
 	addresses := splitAddresses(c.cfg.Address)
 	rand.Shuffle(len(addresses), func(i, j int) { addresses[i], addresses[j] = addresses[j], addresses[i] })
+	// from are the addresses from one on.
+	from := func(at int) []string {
+		return append(slices.Clone(addresses[at%len(addresses):]), addresses[:at%len(addresses)]...)
+	}
 	// A stream that ends is opened at the next instance at once; there is a pause
-	// when all were tried.
+	// when all were tried. next is one that was found before the last ended.
+	var next *opened
 	for at, tried := 0, 0; ; {
-		err := c.connect(ctx, addresses[at], func() { tried = 0; pauses.Reset() })
+		stream, err := next, error(nil)
+		if next = nil; stream == nil {
+			stream, err = c.reach(ctx, ctx, from(at))
+		}
+		if err != nil {
+			tried = len(addresses)
+		} else {
+			at = (at + stream.at + 1) % len(addresses)
+			tried += stream.at + 1
+			after := at
+			err = c.serve(stream, func() { tried = 0; pauses.Reset() },
+				func(search context.Context) (*opened, error) { return c.reach(ctx, search, from(after)) })
+			stream.end()
+		}
+		if m := (*moved)(nil); errors.As(err, &m) {
+			next = m.to
+		}
 		if c.disconnected(err); ctx.Err() != nil {
+			if next != nil {
+				next.end()
+			}
 			return nil
 		}
-		if errors.Is(err, errRejoin) {
+		if next != nil || errors.Is(err, errRejoin) {
 			continue
 		}
-		at = (at + 1) % len(addresses)
-		if tried++; tried < len(addresses) && status.Code(err) != codes.Aborted {
+		if tried < len(addresses) && status.Code(err) != codes.Aborted {
 			continue
 		}
 		tried = 0
@@ -197,34 +213,6 @@ func (c *Client) Run(ctx context.Context) error {
 			return nil
 		}
 	}
-}
-
-// connect dials and serves one stream. It calls healthy once the stream is of use.
-func (c *Client) connect(ctx context.Context, address string, healthy func()) error {
-	token, err := c.cfg.Token()
-	if err != nil {
-		return fmt.Errorf("read the zone token: %w", err)
-	}
-	options := append([]grpc.DialOption{
-		grpc.WithTransportCredentials(credentials.NewTLS(c.cfg.TLS)),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(zonesync.MaxMessageBytes), grpc.MaxCallSendMsgSize(zonesync.MaxMessageBytes)),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: grpcbackoff.DefaultConfig, MinConnectTimeout: dialTime}),
-		grpc.WithDefaultServiceConfig(spread),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: zonesync.KeepaliveTime, Timeout: zonesync.KeepaliveTimeout}),
-	}, c.cfg.DialOptions...)
-	conn, err := grpc.NewClient(address, options...)
-	if err != nil {
-		return fmt.Errorf("dial global at %s: %w", address, err)
-	}
-	defer conn.Close()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
-	fs, err := zonesyncv1.NewZoneSyncClient(conn).Sync(ctx)
-	if err != nil {
-		return fmt.Errorf("open the stream to global at %s: %w", address, err)
-	}
-	return c.serve(ctx, cancel, fs, healthy)
 }
 
 func splitAddresses(list string) []string {

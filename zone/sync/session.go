@@ -48,6 +48,9 @@ type session struct {
 	partialTo  int64
 	collected  int
 	healthy    func()
+	// pulse of global, and seek, which finds another instance when that stops; nil: none is sought.
+	pulse *pulse
+	seek  seek
 
 	// asked are the questions of which more is to come; the receiver's own.
 	asked map[uint64]*zonesync.Question
@@ -60,12 +63,14 @@ type session struct {
 	nack           *zonesyncv1.Nack
 	inspections    map[uint64]context.CancelFunc
 	inspecting     gosync.WaitGroup
+	watching       gosync.WaitGroup
 }
 
-// serve runs the protocol on a stream until it ends. It calls stop, which must
-// make Recv and Send return, and has no goroutine left when it returns.
-func (c *Client) serve(ctx context.Context, stop func(), fs frameStream, healthy func()) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+// serve runs the protocol on a stream until it ends. It calls the stream's end, which
+// must make Recv and Send return, and has no goroutine left when it returns. Without
+// elsewhere it stays with a global that is silent.
+func (c *Client) serve(o *opened, healthy func(), elsewhere seek) error {
+	ctx, cancel := context.WithCancelCause(o.ctx)
 	defer cancel(nil)
 	c.mu.Lock()
 	c.end = cancel
@@ -76,7 +81,7 @@ func (c *Client) serve(ctx context.Context, stop func(), fs frameStream, healthy
 		c.mu.Unlock()
 	}()
 	s := &session{
-		c: c, fs: fs, ctx: ctx, cancel: cancel, healthy: healthy, follower: c.cfg.Follower != nil && c.cfg.Follower(),
+		c: c, fs: o.fs, ctx: ctx, cancel: cancel, healthy: healthy, pulse: &o.pulse, seek: elsewhere, follower: c.cfg.Follower != nil && c.cfg.Follower(),
 		welcome: make(chan *zonesyncv1.Welcome, 1), wake: make(chan struct{}, 1),
 		factsAcks: make(chan *zonesyncv1.FactsAck, 1), answers: make(chan *zonesyncv1.InspectResponse, 4),
 		inspections: map[uint64]context.CancelFunc{}, asked: map[uint64]*zonesync.Question{},
@@ -86,9 +91,10 @@ func (c *Client) serve(ctx context.Context, stop func(), fs frameStream, healthy
 	go func() { defer both.Done(); cancel(s.receive()) }()
 	go func() { defer both.Done(); cancel(s.send()) }()
 	<-ctx.Done()
-	stop()
+	o.end()
 	both.Wait()
 	s.inspecting.Wait()
+	s.watching.Wait()
 	return context.Cause(ctx)
 }
 
@@ -96,7 +102,9 @@ func (c *Client) serve(ctx context.Context, stop func(), fs frameStream, healthy
 func (s *session) receive() error {
 	greeted := false
 	for {
+		s.pulse.listen()
 		frame, err := s.fs.Recv()
+		s.pulse.busy()
 		if err != nil {
 			return fmt.Errorf("receive: %w", err)
 		}
@@ -113,6 +121,9 @@ func (s *session) receive() error {
 			greeted, s.needed = true, w.GetSnapshot()
 			if !s.needed {
 				s.healthy()
+			}
+			if w.GetCapabilities() >= zonesync.BeatCapabilities && s.seek != nil {
+				s.watching.Go(func() { s.watch() })
 			}
 			s.welcome <- w
 			continue
@@ -148,6 +159,7 @@ func (s *session) handle(frame *zonesyncv1.GlobalFrame) error {
 			cancel()
 		}
 		s.mu.Unlock()
+	case *zonesyncv1.GlobalFrame_Beat:
 	default:
 		s.c.metrics.unknown.Inc()
 	}

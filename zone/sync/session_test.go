@@ -33,6 +33,11 @@ func newScript() *script {
 	return &script{ctx: ctx, stop: stop, say: make(chan *zonesyncv1.GlobalFrame)}
 }
 
+// opened is the stream as a client gets it.
+func (s *script) opened() *opened {
+	return &opened{address: "by hand", ctx: s.ctx, fs: s, end: s.stop}
+}
+
 func (s *script) Send(f *zonesyncv1.ZoneFrame) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,7 +154,7 @@ func inSession(t *testing.T, z *fakeZone, run func(t *testing.T, c *Client, g *s
 		z.changed, z.reported = make(chan struct{}, 1), make(chan struct{}, 1)
 		c, g := newTestClient(z), newScript()
 		done := make(chan error, 1)
-		go func() { done <- c.serve(g.ctx, g.stop, g, func() {}) }()
+		go func() { done <- c.serve(g.opened(), func() {}, nil) }()
 		defer synctest.Wait()
 		defer g.stop()
 		run(t, c, g, func() error {
@@ -302,7 +307,7 @@ func TestGlobalOutOfLine(t *testing.T) {
 				client, g := newTestClient(newFakeZone()), newScript()
 				client.limits.bytes = 1000
 				done := make(chan error, 1)
-				go func() { done <- client.serve(g.ctx, g.stop, g, func() {}) }()
+				go func() { done <- client.serve(g.opened(), func() {}, nil) }()
 				var err error
 				for _, f := range c.frames {
 					select {
@@ -325,7 +330,7 @@ func TestGlobalOutOfLine(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c, g := newTestClient(newFakeZone()), newScript()
 			start := time.Now()
-			if err := c.serve(g.ctx, g.stop, g, func() {}); err == nil || !strings.Contains(err.Error(), "no welcome") {
+			if err := c.serve(g.opened(), func() {}, nil); err == nil || !strings.Contains(err.Error(), "no welcome") {
 				t.Errorf("ended with %v", err)
 			}
 			if took := time.Since(start); took != zonesync.HelloTimeout {
@@ -554,7 +559,7 @@ func FuzzZone(f *testing.F) {
 		c, g := newTestClient(z), newScript()
 		c.limits.bytes = 1 << 16
 		done := make(chan error, 1)
-		go func() { done <- c.serve(g.ctx, g.stop, g, func() {}) }()
+		go func() { done <- c.serve(g.opened(), func() {}, nil) }()
 		ended := false
 		for len(data) >= 2 && !ended {
 			n := min(int(data[0])<<8|int(data[1]), len(data)-2)

@@ -185,6 +185,7 @@ type GlobalFrame struct {
 	//	*GlobalFrame_FactsAck
 	//	*GlobalFrame_Inspect
 	//	*GlobalFrame_InspectCancel
+	//	*GlobalFrame_Beat
 	Frame         isGlobalFrame_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -281,6 +282,15 @@ func (x *GlobalFrame) GetInspectCancel() *InspectCancel {
 	return nil
 }
 
+func (x *GlobalFrame) GetBeat() *Beat {
+	if x != nil {
+		if x, ok := x.Frame.(*GlobalFrame_Beat); ok {
+			return x.Beat
+		}
+	}
+	return nil
+}
+
 type isGlobalFrame_Frame interface {
 	isGlobalFrame_Frame()
 }
@@ -309,6 +319,10 @@ type GlobalFrame_InspectCancel struct {
 	InspectCancel *InspectCancel `protobuf:"bytes,6,opt,name=inspect_cancel,json=inspectCancel,proto3,oneof"`
 }
 
+type GlobalFrame_Beat struct {
+	Beat *Beat `protobuf:"bytes,7,opt,name=beat,proto3,oneof"`
+}
+
 func (*GlobalFrame_Welcome) isGlobalFrame_Frame() {}
 
 func (*GlobalFrame_Snapshot) isGlobalFrame_Frame() {}
@@ -321,12 +335,15 @@ func (*GlobalFrame_Inspect) isGlobalFrame_Frame() {}
 
 func (*GlobalFrame_InspectCancel) isGlobalFrame_Frame() {}
 
+func (*GlobalFrame_Beat) isGlobalFrame_Frame() {}
+
 // Hello opens a stream.
 type Hello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Zone's name; must be the one that the token is bound to.
 	Zone string `protobuf:"bytes,1,opt,name=zone,proto3" json:"zone,omitempty"`
-	// Capabilities is the protocol level: 1, or 2 with questions that have a body.
+	// Capabilities is the protocol level: 1, 2 with questions that have a body, or 3
+	// with beats.
 	Capabilities uint32 `protobuf:"varint,2,opt,name=capabilities,proto3" json:"capabilities,omitempty"`
 	// Software version, for people.
 	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
@@ -413,6 +430,44 @@ func (x *Hello) GetFollower() bool {
 	return false
 }
 
+// Beat says that global runs. It comes every 400 ms, whatever else does, to zones
+// of level 3; a zone that hears nothing at all for longer looks for another instance.
+type Beat struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Beat) Reset() {
+	*x = Beat{}
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Beat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Beat) ProtoMessage() {}
+
+func (x *Beat) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Beat.ProtoReflect.Descriptor instead.
+func (*Beat) Descriptor() ([]byte, []int) {
+	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{3}
+}
+
 // Position is a point in global's history.
 type Position struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -425,7 +480,7 @@ type Position struct {
 
 func (x *Position) Reset() {
 	*x = Position{}
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[3]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -437,7 +492,7 @@ func (x *Position) String() string {
 func (*Position) ProtoMessage() {}
 
 func (x *Position) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[3]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -450,7 +505,7 @@ func (x *Position) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Position.ProtoReflect.Descriptor instead.
 func (*Position) Descriptor() ([]byte, []int) {
-	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{3}
+	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Position) GetRevision() int64 {
@@ -485,7 +540,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[4]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -497,7 +552,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[4]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -510,7 +565,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{4}
+	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Welcome) GetCapabilities() uint32 {
@@ -570,7 +625,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[5]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -582,7 +637,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[5]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -595,7 +650,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{5}
+	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Resource) GetKind() string {
@@ -680,7 +735,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[6]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +747,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[6]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +760,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{6}
+	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Change) GetRevision() int64 {
@@ -744,7 +799,7 @@ type SnapshotChunk struct {
 
 func (x *SnapshotChunk) Reset() {
 	*x = SnapshotChunk{}
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[7]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -756,7 +811,7 @@ func (x *SnapshotChunk) String() string {
 func (*SnapshotChunk) ProtoMessage() {}
 
 func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[7]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -769,7 +824,7 @@ func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotChunk.ProtoReflect.Descriptor instead.
 func (*SnapshotChunk) Descriptor() ([]byte, []int) {
-	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{7}
+	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SnapshotChunk) GetResources() []*Resource {
@@ -808,7 +863,7 @@ type Push struct {
 
 func (x *Push) Reset() {
 	*x = Push{}
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[8]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -820,7 +875,7 @@ func (x *Push) String() string {
 func (*Push) ProtoMessage() {}
 
 func (x *Push) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[8]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -833,7 +888,7 @@ func (x *Push) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Push.ProtoReflect.Descriptor instead.
 func (*Push) Descriptor() ([]byte, []int) {
-	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{8}
+	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Push) GetFrom() int64 {
@@ -874,7 +929,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[9]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -886,7 +941,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[9]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -899,7 +954,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{9}
+	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Ack) GetRevision() int64 {
@@ -920,7 +975,7 @@ type Nack struct {
 
 func (x *Nack) Reset() {
 	*x = Nack{}
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[10]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -932,7 +987,7 @@ func (x *Nack) String() string {
 func (*Nack) ProtoMessage() {}
 
 func (x *Nack) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[10]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -945,7 +1000,7 @@ func (x *Nack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nack.ProtoReflect.Descriptor instead.
 func (*Nack) Descriptor() ([]byte, []int) {
-	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{10}
+	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Nack) GetRevision() int64 {
@@ -975,7 +1030,7 @@ type FactsPosition struct {
 
 func (x *FactsPosition) Reset() {
 	*x = FactsPosition{}
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[11]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1042,7 @@ func (x *FactsPosition) String() string {
 func (*FactsPosition) ProtoMessage() {}
 
 func (x *FactsPosition) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[11]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1055,7 @@ func (x *FactsPosition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FactsPosition.ProtoReflect.Descriptor instead.
 func (*FactsPosition) Descriptor() ([]byte, []int) {
-	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{11}
+	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FactsPosition) GetSequence() uint64 {
@@ -1036,7 +1091,7 @@ type Facts struct {
 
 func (x *Facts) Reset() {
 	*x = Facts{}
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[12]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1048,7 +1103,7 @@ func (x *Facts) String() string {
 func (*Facts) ProtoMessage() {}
 
 func (x *Facts) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[12]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1061,7 +1116,7 @@ func (x *Facts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Facts.ProtoReflect.Descriptor instead.
 func (*Facts) Descriptor() ([]byte, []int) {
-	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{12}
+	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Facts) GetFull() bool {
@@ -1118,7 +1173,7 @@ type FactsAck struct {
 
 func (x *FactsAck) Reset() {
 	*x = FactsAck{}
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[13]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +1185,7 @@ func (x *FactsAck) String() string {
 func (*FactsAck) ProtoMessage() {}
 
 func (x *FactsAck) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[13]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1143,7 +1198,7 @@ func (x *FactsAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FactsAck.ProtoReflect.Descriptor instead.
 func (*FactsAck) Descriptor() ([]byte, []int) {
-	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{13}
+	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *FactsAck) GetTo() *FactsPosition {
@@ -1173,7 +1228,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[14]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1240,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[14]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1253,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{14}
+	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Refusal) GetKind() string {
@@ -1251,7 +1306,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[15]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1263,7 +1318,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[15]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1276,7 +1331,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{15}
+	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Report) GetApplied() int64 {
@@ -1348,7 +1403,7 @@ type ChangeProgress struct {
 
 func (x *ChangeProgress) Reset() {
 	*x = ChangeProgress{}
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[16]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1360,7 +1415,7 @@ func (x *ChangeProgress) String() string {
 func (*ChangeProgress) ProtoMessage() {}
 
 func (x *ChangeProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[16]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1373,7 +1428,7 @@ func (x *ChangeProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeProgress.ProtoReflect.Descriptor instead.
 func (*ChangeProgress) Descriptor() ([]byte, []int) {
-	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{16}
+	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ChangeProgress) GetRevision() int64 {
@@ -1446,7 +1501,7 @@ type Rejection struct {
 
 func (x *Rejection) Reset() {
 	*x = Rejection{}
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[17]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1458,7 +1513,7 @@ func (x *Rejection) String() string {
 func (*Rejection) ProtoMessage() {}
 
 func (x *Rejection) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[17]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1471,7 +1526,7 @@ func (x *Rejection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rejection.ProtoReflect.Descriptor instead.
 func (*Rejection) Descriptor() ([]byte, []int) {
-	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{17}
+	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Rejection) GetProxy() string {
@@ -1524,7 +1579,7 @@ type ResourceProblem struct {
 
 func (x *ResourceProblem) Reset() {
 	*x = ResourceProblem{}
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[18]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1536,7 +1591,7 @@ func (x *ResourceProblem) String() string {
 func (*ResourceProblem) ProtoMessage() {}
 
 func (x *ResourceProblem) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[18]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1549,7 +1604,7 @@ func (x *ResourceProblem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceProblem.ProtoReflect.Descriptor instead.
 func (*ResourceProblem) Descriptor() ([]byte, []int) {
-	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{18}
+	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ResourceProblem) GetKind() string {
@@ -1642,7 +1697,7 @@ type InspectRequest struct {
 
 func (x *InspectRequest) Reset() {
 	*x = InspectRequest{}
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[19]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1654,7 +1709,7 @@ func (x *InspectRequest) String() string {
 func (*InspectRequest) ProtoMessage() {}
 
 func (x *InspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[19]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1667,7 +1722,7 @@ func (x *InspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectRequest.ProtoReflect.Descriptor instead.
 func (*InspectRequest) Descriptor() ([]byte, []int) {
-	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{19}
+	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *InspectRequest) GetId() uint64 {
@@ -1722,7 +1777,7 @@ type InspectCancel struct {
 
 func (x *InspectCancel) Reset() {
 	*x = InspectCancel{}
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[20]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1734,7 +1789,7 @@ func (x *InspectCancel) String() string {
 func (*InspectCancel) ProtoMessage() {}
 
 func (x *InspectCancel) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[20]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1747,7 +1802,7 @@ func (x *InspectCancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectCancel.ProtoReflect.Descriptor instead.
 func (*InspectCancel) Descriptor() ([]byte, []int) {
-	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{20}
+	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *InspectCancel) GetId() uint64 {
@@ -1771,7 +1826,7 @@ type InspectResponse struct {
 
 func (x *InspectResponse) Reset() {
 	*x = InspectResponse{}
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[21]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1783,7 +1838,7 @@ func (x *InspectResponse) String() string {
 func (*InspectResponse) ProtoMessage() {}
 
 func (x *InspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[21]
+	mi := &file_proto_zonesync_v1_zonesync_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1796,7 +1851,7 @@ func (x *InspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectResponse.ProtoReflect.Descriptor instead.
 func (*InspectResponse) Descriptor() ([]byte, []int) {
-	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{21}
+	return file_proto_zonesync_v1_zonesync_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *InspectResponse) GetId() uint64 {
@@ -1839,14 +1894,15 @@ const file_proto_zonesync_v1_zonesync_proto_rawDesc = "" +
 	"\x05facts\x18\x04 \x01(\v2\x1a.tombolo.zonesync.v1.FactsH\x00R\x05facts\x125\n" +
 	"\x06report\x18\x05 \x01(\v2\x1b.tombolo.zonesync.v1.ReportH\x00R\x06report\x12@\n" +
 	"\ainspect\x18\x06 \x01(\v2$.tombolo.zonesync.v1.InspectResponseH\x00R\ainspectB\a\n" +
-	"\x05frame\"\x8f\x03\n" +
+	"\x05frame\"\xc0\x03\n" +
 	"\vGlobalFrame\x128\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1c.tombolo.zonesync.v1.WelcomeH\x00R\awelcome\x12@\n" +
 	"\bsnapshot\x18\x02 \x01(\v2\".tombolo.zonesync.v1.SnapshotChunkH\x00R\bsnapshot\x12/\n" +
 	"\x04push\x18\x03 \x01(\v2\x19.tombolo.zonesync.v1.PushH\x00R\x04push\x12<\n" +
 	"\tfacts_ack\x18\x04 \x01(\v2\x1d.tombolo.zonesync.v1.FactsAckH\x00R\bfactsAck\x12?\n" +
 	"\ainspect\x18\x05 \x01(\v2#.tombolo.zonesync.v1.InspectRequestH\x00R\ainspect\x12K\n" +
-	"\x0einspect_cancel\x18\x06 \x01(\v2\".tombolo.zonesync.v1.InspectCancelH\x00R\rinspectCancelB\a\n" +
+	"\x0einspect_cancel\x18\x06 \x01(\v2\".tombolo.zonesync.v1.InspectCancelH\x00R\rinspectCancel\x12/\n" +
+	"\x04beat\x18\a \x01(\v2\x19.tombolo.zonesync.v1.BeatH\x00R\x04beatB\a\n" +
 	"\x05frame\"\xc8\x01\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04zone\x18\x01 \x01(\tR\x04zone\x12\"\n" +
@@ -1854,7 +1910,8 @@ const file_proto_zonesync_v1_zonesync_proto_rawDesc = "" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x1a\n" +
 	"\binstance\x18\x04 \x01(\tR\binstance\x125\n" +
 	"\x06resume\x18\x05 \x01(\v2\x1d.tombolo.zonesync.v1.PositionR\x06resume\x12\x1a\n" +
-	"\bfollower\x18\x06 \x01(\bR\bfollower\">\n" +
+	"\bfollower\x18\x06 \x01(\bR\bfollower\"\x06\n" +
+	"\x04Beat\">\n" +
 	"\bPosition\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\"\xb9\x01\n" +
@@ -1980,73 +2037,75 @@ func file_proto_zonesync_v1_zonesync_proto_rawDescGZIP() []byte {
 	return file_proto_zonesync_v1_zonesync_proto_rawDescData
 }
 
-var file_proto_zonesync_v1_zonesync_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_proto_zonesync_v1_zonesync_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_proto_zonesync_v1_zonesync_proto_goTypes = []any{
 	(*ZoneFrame)(nil),             // 0: tombolo.zonesync.v1.ZoneFrame
 	(*GlobalFrame)(nil),           // 1: tombolo.zonesync.v1.GlobalFrame
 	(*Hello)(nil),                 // 2: tombolo.zonesync.v1.Hello
-	(*Position)(nil),              // 3: tombolo.zonesync.v1.Position
-	(*Welcome)(nil),               // 4: tombolo.zonesync.v1.Welcome
-	(*Resource)(nil),              // 5: tombolo.zonesync.v1.Resource
-	(*Change)(nil),                // 6: tombolo.zonesync.v1.Change
-	(*SnapshotChunk)(nil),         // 7: tombolo.zonesync.v1.SnapshotChunk
-	(*Push)(nil),                  // 8: tombolo.zonesync.v1.Push
-	(*Ack)(nil),                   // 9: tombolo.zonesync.v1.Ack
-	(*Nack)(nil),                  // 10: tombolo.zonesync.v1.Nack
-	(*FactsPosition)(nil),         // 11: tombolo.zonesync.v1.FactsPosition
-	(*Facts)(nil),                 // 12: tombolo.zonesync.v1.Facts
-	(*FactsAck)(nil),              // 13: tombolo.zonesync.v1.FactsAck
-	(*Refusal)(nil),               // 14: tombolo.zonesync.v1.Refusal
-	(*Report)(nil),                // 15: tombolo.zonesync.v1.Report
-	(*ChangeProgress)(nil),        // 16: tombolo.zonesync.v1.ChangeProgress
-	(*Rejection)(nil),             // 17: tombolo.zonesync.v1.Rejection
-	(*ResourceProblem)(nil),       // 18: tombolo.zonesync.v1.ResourceProblem
-	(*InspectRequest)(nil),        // 19: tombolo.zonesync.v1.InspectRequest
-	(*InspectCancel)(nil),         // 20: tombolo.zonesync.v1.InspectCancel
-	(*InspectResponse)(nil),       // 21: tombolo.zonesync.v1.InspectResponse
-	nil,                           // 22: tombolo.zonesync.v1.Resource.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(*Beat)(nil),                  // 3: tombolo.zonesync.v1.Beat
+	(*Position)(nil),              // 4: tombolo.zonesync.v1.Position
+	(*Welcome)(nil),               // 5: tombolo.zonesync.v1.Welcome
+	(*Resource)(nil),              // 6: tombolo.zonesync.v1.Resource
+	(*Change)(nil),                // 7: tombolo.zonesync.v1.Change
+	(*SnapshotChunk)(nil),         // 8: tombolo.zonesync.v1.SnapshotChunk
+	(*Push)(nil),                  // 9: tombolo.zonesync.v1.Push
+	(*Ack)(nil),                   // 10: tombolo.zonesync.v1.Ack
+	(*Nack)(nil),                  // 11: tombolo.zonesync.v1.Nack
+	(*FactsPosition)(nil),         // 12: tombolo.zonesync.v1.FactsPosition
+	(*Facts)(nil),                 // 13: tombolo.zonesync.v1.Facts
+	(*FactsAck)(nil),              // 14: tombolo.zonesync.v1.FactsAck
+	(*Refusal)(nil),               // 15: tombolo.zonesync.v1.Refusal
+	(*Report)(nil),                // 16: tombolo.zonesync.v1.Report
+	(*ChangeProgress)(nil),        // 17: tombolo.zonesync.v1.ChangeProgress
+	(*Rejection)(nil),             // 18: tombolo.zonesync.v1.Rejection
+	(*ResourceProblem)(nil),       // 19: tombolo.zonesync.v1.ResourceProblem
+	(*InspectRequest)(nil),        // 20: tombolo.zonesync.v1.InspectRequest
+	(*InspectCancel)(nil),         // 21: tombolo.zonesync.v1.InspectCancel
+	(*InspectResponse)(nil),       // 22: tombolo.zonesync.v1.InspectResponse
+	nil,                           // 23: tombolo.zonesync.v1.Resource.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
 }
 var file_proto_zonesync_v1_zonesync_proto_depIdxs = []int32{
 	2,  // 0: tombolo.zonesync.v1.ZoneFrame.hello:type_name -> tombolo.zonesync.v1.Hello
-	9,  // 1: tombolo.zonesync.v1.ZoneFrame.ack:type_name -> tombolo.zonesync.v1.Ack
-	10, // 2: tombolo.zonesync.v1.ZoneFrame.nack:type_name -> tombolo.zonesync.v1.Nack
-	12, // 3: tombolo.zonesync.v1.ZoneFrame.facts:type_name -> tombolo.zonesync.v1.Facts
-	15, // 4: tombolo.zonesync.v1.ZoneFrame.report:type_name -> tombolo.zonesync.v1.Report
-	21, // 5: tombolo.zonesync.v1.ZoneFrame.inspect:type_name -> tombolo.zonesync.v1.InspectResponse
-	4,  // 6: tombolo.zonesync.v1.GlobalFrame.welcome:type_name -> tombolo.zonesync.v1.Welcome
-	7,  // 7: tombolo.zonesync.v1.GlobalFrame.snapshot:type_name -> tombolo.zonesync.v1.SnapshotChunk
-	8,  // 8: tombolo.zonesync.v1.GlobalFrame.push:type_name -> tombolo.zonesync.v1.Push
-	13, // 9: tombolo.zonesync.v1.GlobalFrame.facts_ack:type_name -> tombolo.zonesync.v1.FactsAck
-	19, // 10: tombolo.zonesync.v1.GlobalFrame.inspect:type_name -> tombolo.zonesync.v1.InspectRequest
-	20, // 11: tombolo.zonesync.v1.GlobalFrame.inspect_cancel:type_name -> tombolo.zonesync.v1.InspectCancel
-	3,  // 12: tombolo.zonesync.v1.Hello.resume:type_name -> tombolo.zonesync.v1.Position
-	11, // 13: tombolo.zonesync.v1.Welcome.facts:type_name -> tombolo.zonesync.v1.FactsPosition
-	22, // 14: tombolo.zonesync.v1.Resource.labels:type_name -> tombolo.zonesync.v1.Resource.LabelsEntry
-	23, // 15: tombolo.zonesync.v1.Resource.created:type_name -> google.protobuf.Timestamp
-	23, // 16: tombolo.zonesync.v1.Resource.modified:type_name -> google.protobuf.Timestamp
-	5,  // 17: tombolo.zonesync.v1.Change.resource:type_name -> tombolo.zonesync.v1.Resource
-	5,  // 18: tombolo.zonesync.v1.SnapshotChunk.resources:type_name -> tombolo.zonesync.v1.Resource
-	3,  // 19: tombolo.zonesync.v1.SnapshotChunk.to:type_name -> tombolo.zonesync.v1.Position
-	3,  // 20: tombolo.zonesync.v1.Push.to:type_name -> tombolo.zonesync.v1.Position
-	6,  // 21: tombolo.zonesync.v1.Push.changes:type_name -> tombolo.zonesync.v1.Change
-	5,  // 22: tombolo.zonesync.v1.Facts.upserts:type_name -> tombolo.zonesync.v1.Resource
-	5,  // 23: tombolo.zonesync.v1.Facts.removed:type_name -> tombolo.zonesync.v1.Resource
-	11, // 24: tombolo.zonesync.v1.Facts.to:type_name -> tombolo.zonesync.v1.FactsPosition
-	23, // 25: tombolo.zonesync.v1.Facts.time:type_name -> google.protobuf.Timestamp
-	11, // 26: tombolo.zonesync.v1.FactsAck.to:type_name -> tombolo.zonesync.v1.FactsPosition
-	14, // 27: tombolo.zonesync.v1.FactsAck.refused:type_name -> tombolo.zonesync.v1.Refusal
-	16, // 28: tombolo.zonesync.v1.Report.changes:type_name -> tombolo.zonesync.v1.ChangeProgress
-	18, // 29: tombolo.zonesync.v1.Report.problems:type_name -> tombolo.zonesync.v1.ResourceProblem
-	23, // 30: tombolo.zonesync.v1.Report.time:type_name -> google.protobuf.Timestamp
-	17, // 31: tombolo.zonesync.v1.ChangeProgress.rejections:type_name -> tombolo.zonesync.v1.Rejection
-	0,  // 32: tombolo.zonesync.v1.ZoneSync.Sync:input_type -> tombolo.zonesync.v1.ZoneFrame
-	1,  // 33: tombolo.zonesync.v1.ZoneSync.Sync:output_type -> tombolo.zonesync.v1.GlobalFrame
-	33, // [33:34] is the sub-list for method output_type
-	32, // [32:33] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	10, // 1: tombolo.zonesync.v1.ZoneFrame.ack:type_name -> tombolo.zonesync.v1.Ack
+	11, // 2: tombolo.zonesync.v1.ZoneFrame.nack:type_name -> tombolo.zonesync.v1.Nack
+	13, // 3: tombolo.zonesync.v1.ZoneFrame.facts:type_name -> tombolo.zonesync.v1.Facts
+	16, // 4: tombolo.zonesync.v1.ZoneFrame.report:type_name -> tombolo.zonesync.v1.Report
+	22, // 5: tombolo.zonesync.v1.ZoneFrame.inspect:type_name -> tombolo.zonesync.v1.InspectResponse
+	5,  // 6: tombolo.zonesync.v1.GlobalFrame.welcome:type_name -> tombolo.zonesync.v1.Welcome
+	8,  // 7: tombolo.zonesync.v1.GlobalFrame.snapshot:type_name -> tombolo.zonesync.v1.SnapshotChunk
+	9,  // 8: tombolo.zonesync.v1.GlobalFrame.push:type_name -> tombolo.zonesync.v1.Push
+	14, // 9: tombolo.zonesync.v1.GlobalFrame.facts_ack:type_name -> tombolo.zonesync.v1.FactsAck
+	20, // 10: tombolo.zonesync.v1.GlobalFrame.inspect:type_name -> tombolo.zonesync.v1.InspectRequest
+	21, // 11: tombolo.zonesync.v1.GlobalFrame.inspect_cancel:type_name -> tombolo.zonesync.v1.InspectCancel
+	3,  // 12: tombolo.zonesync.v1.GlobalFrame.beat:type_name -> tombolo.zonesync.v1.Beat
+	4,  // 13: tombolo.zonesync.v1.Hello.resume:type_name -> tombolo.zonesync.v1.Position
+	12, // 14: tombolo.zonesync.v1.Welcome.facts:type_name -> tombolo.zonesync.v1.FactsPosition
+	23, // 15: tombolo.zonesync.v1.Resource.labels:type_name -> tombolo.zonesync.v1.Resource.LabelsEntry
+	24, // 16: tombolo.zonesync.v1.Resource.created:type_name -> google.protobuf.Timestamp
+	24, // 17: tombolo.zonesync.v1.Resource.modified:type_name -> google.protobuf.Timestamp
+	6,  // 18: tombolo.zonesync.v1.Change.resource:type_name -> tombolo.zonesync.v1.Resource
+	6,  // 19: tombolo.zonesync.v1.SnapshotChunk.resources:type_name -> tombolo.zonesync.v1.Resource
+	4,  // 20: tombolo.zonesync.v1.SnapshotChunk.to:type_name -> tombolo.zonesync.v1.Position
+	4,  // 21: tombolo.zonesync.v1.Push.to:type_name -> tombolo.zonesync.v1.Position
+	7,  // 22: tombolo.zonesync.v1.Push.changes:type_name -> tombolo.zonesync.v1.Change
+	6,  // 23: tombolo.zonesync.v1.Facts.upserts:type_name -> tombolo.zonesync.v1.Resource
+	6,  // 24: tombolo.zonesync.v1.Facts.removed:type_name -> tombolo.zonesync.v1.Resource
+	12, // 25: tombolo.zonesync.v1.Facts.to:type_name -> tombolo.zonesync.v1.FactsPosition
+	24, // 26: tombolo.zonesync.v1.Facts.time:type_name -> google.protobuf.Timestamp
+	12, // 27: tombolo.zonesync.v1.FactsAck.to:type_name -> tombolo.zonesync.v1.FactsPosition
+	15, // 28: tombolo.zonesync.v1.FactsAck.refused:type_name -> tombolo.zonesync.v1.Refusal
+	17, // 29: tombolo.zonesync.v1.Report.changes:type_name -> tombolo.zonesync.v1.ChangeProgress
+	19, // 30: tombolo.zonesync.v1.Report.problems:type_name -> tombolo.zonesync.v1.ResourceProblem
+	24, // 31: tombolo.zonesync.v1.Report.time:type_name -> google.protobuf.Timestamp
+	18, // 32: tombolo.zonesync.v1.ChangeProgress.rejections:type_name -> tombolo.zonesync.v1.Rejection
+	0,  // 33: tombolo.zonesync.v1.ZoneSync.Sync:input_type -> tombolo.zonesync.v1.ZoneFrame
+	1,  // 34: tombolo.zonesync.v1.ZoneSync.Sync:output_type -> tombolo.zonesync.v1.GlobalFrame
+	34, // [34:35] is the sub-list for method output_type
+	33, // [33:34] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_proto_zonesync_v1_zonesync_proto_init() }
@@ -2069,6 +2128,7 @@ func file_proto_zonesync_v1_zonesync_proto_init() {
 		(*GlobalFrame_FactsAck)(nil),
 		(*GlobalFrame_Inspect)(nil),
 		(*GlobalFrame_InspectCancel)(nil),
+		(*GlobalFrame_Beat)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2076,7 +2136,7 @@ func file_proto_zonesync_v1_zonesync_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_zonesync_v1_zonesync_proto_rawDesc), len(file_proto_zonesync_v1_zonesync_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
