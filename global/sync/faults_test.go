@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -490,6 +491,45 @@ func TestStoreAway(t *testing.T) {
 		<-time.After(3 * time.Second)
 		mem.SetDown(false)
 		f.settled()
+	})
+}
+
+// TestBeats: global beats for zones that know it, whatever its store does.
+func TestBeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := globalsync.NewMemStore()
+		f := newFleet(t, true, mem)
+		f.seeded("east")
+		beats := func(level uint32) int {
+			name := fmt.Sprint("level-", level)
+			f.token("token-"+name, name)
+			p := f.peer("token-" + name)
+			p.send(hello(name, level))
+			to := p.recv(func(f *zonesyncv1.GlobalFrame) bool { return f.GetSnapshot().GetLast() }).GetSnapshot().GetTo()
+			p.send(ack(to.GetRevision()))
+			mem.SetDown(true)
+			defer mem.SetDown(false)
+			var n atomic.Int64
+			go func() {
+				for {
+					frame, err := p.stream.Recv()
+					if err != nil {
+						return
+					}
+					if frame.GetBeat() != nil {
+						n.Add(1)
+					}
+				}
+			}()
+			<-time.After(10*wireform.Beat + wireform.Beat/2)
+			return int(n.Load())
+		}
+		if got := beats(wireform.BeatCapabilities); got < 10 || got > 11 {
+			t.Errorf("%d beats in the time of ten", got)
+		}
+		if got := beats(wireform.BeatCapabilities - 1); got != 0 {
+			t.Errorf("%d beats to a zone of before there were any", got)
+		}
 	})
 }
 
