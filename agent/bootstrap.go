@@ -110,8 +110,10 @@ func (b bootstrap) adsCluster() (object, error) {
 		"connect_timeout":  "1s",
 		"load_assignment":  assignment("ads", object{"socket_address": object{"address": host, "port_value": port}}),
 		"transport_socket": object{"name": "envoy.transport_sockets.tls", "typed_config": tls},
-		// A zone that is gone without a word is noticed by pings, within 7 s.
-		"typed_extension_protocol_options": http2(object{"connection_keepalive": object{"interval": "5s", "timeout": "2s"}}),
+		// A host that is gone without a word is noticed by the kernel, within 8 s, and a
+		// zone that hangs by pings, within 20 s: one that is short of processors for some
+		// seconds must not have all its proxies dial again at once.
+		"typed_extension_protocol_options": http2(object{"connection_keepalive": object{"interval": "10s", "timeout": "10s"}}),
 		"upstream_connection_options": object{"tcp_keepalive": object{
 			"keepalive_probes": 3, "keepalive_time": 5, "keepalive_interval": 1}},
 	}

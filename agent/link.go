@@ -30,8 +30,9 @@ import (
 const (
 	capabilities    = 1
 	registerTimeout = 10 * time.Second
-	// A zone that is gone without a word is noticed after 13 s; gRPC pings no more often.
-	pingInterval, pingTimeout = 10 * time.Second, 3 * time.Second
+	// A zone that is gone without a word is noticed after 20 s: gRPC pings no more often,
+	// and one that is short of processors for some seconds has all the same to be waited for.
+	pingInterval, pingTimeout = 10 * time.Second, 10 * time.Second
 	// replacedPause is how long an agent stays away after another of its name took its
 	// place, so that two by mistake do not chase each other out without end.
 	replacedPause  = 10 * time.Second

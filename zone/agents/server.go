@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"strings"
 	"sync"
 	"time"
@@ -83,14 +84,15 @@ const (
 	maxHeaders    = 64 << 10
 )
 
-// ServerOptions are what a gRPC server for agents and Envoys needs: it notices a
-// peer that is gone without a word, and drops one that pings without end, sends
-// headers without end or does not finish its handshake.
+// ServerOptions are what a gRPC server for agents and Envoys needs: it drops a
+// peer that pings without end, sends headers without end or does not finish its
+// handshake. It sends no pings: the kernel finds hosts that are gone, agents and Envoys
+// ping by themselves, and a server that was short of processors for a moment must not
+// cut all of them off.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ConnectionTimeout(handshakeTime), grpc.MaxHeaderListSize(maxHeaders),
-		// Agents and Envoys ping by themselves, and the kernel finds hosts that are gone.
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 2 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: math.MaxInt64}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 	}
 }
