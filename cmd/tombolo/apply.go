@@ -38,9 +38,10 @@ behind at the end of the time.
 
 With --stages zones get it one after another: the next when the proxies of those before have
 it and the pause is over. When a guard of --abort-on is breached, every zone gets back what
-it had. Follow it with tombolo rollout status NAME.`,
+it had: rejected>N and gone>N count proxies, success<P the calls of each service that the
+change has a say in, in percent. Follow it with tombolo rollout status NAME.`,
 		Example: `  tombolo apply -f policies/ --wait
-  tombolo apply -f retry.yaml --stages east,west --pause 5m --abort-on 'rejected>0'
+  tombolo apply -f retry.yaml --stages east,west --pause 5m --abort-on 'rejected>0,success<99'
   tombolo apply -f permission.yaml --wait=5m --yes
   cat mesh.yaml | tombolo apply -f - --dry-run`,
 		Args: cobra.NoArgs,

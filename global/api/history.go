@@ -71,7 +71,7 @@ type Write struct {
 	// State is the worst of the zones: done, rejected, behind or offline; done where
 	// no zone has joined.
 	State sync.ZoneState `json:"state"`
-	// Zones say how far it came in each.
+	// Zones say how far it came in each; in lists without names of proxies.
 	Zones []sync.ZoneProgress `json:"zones"`
 }
 
@@ -187,6 +187,10 @@ func (s *Server) writes(w http.ResponseWriter, r *request) error {
 	}
 	for i := range out.Items {
 		s.state(&out.Items[i], refused)
+		zones := out.Items[i].Zones
+		for n := range zones { // a list counts; one write names
+			zones[n].BehindNames, zones[n].Rejections = nil, nil
+		}
 	}
 	if next > 0 {
 		v := r.URL.Query()
