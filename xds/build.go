@@ -32,9 +32,9 @@ const (
 // Build returns what every proxy of the class shares: clusters, outbound
 // listeners, routes and extension configurations. Endpoints and bundles have
 // builders of their own, since they change by themselves.
-func Build(p *ir.Proxy) ([]*delta.Resource, error) { return build(p, nil) }
+func Build(p *ir.Proxy) ([]*delta.Resource, error) { return build(p, nil, ir.Digests{}) }
 
-func build(p *ir.Proxy, cache *Cache) ([]*delta.Resource, error) {
+func build(p *ir.Proxy, cache *Cache, of ir.Digests) ([]*delta.Resource, error) {
 	b := &builder{proxy: p, cache: cache}
 	if p.Class.Role == ir.Ingress {
 		for i := range p.Exports {
@@ -44,7 +44,7 @@ func build(p *ir.Proxy, cache *Cache) ([]*delta.Resource, error) {
 	}
 	for i := range p.Destinations {
 		d := &p.Destinations[i]
-		b.share("destination", d, func() proto.Message { return destinationCluster(d, p) })
+		b.share("destination", of.Destinations, i, func() proto.Message { return destinationCluster(d, p) })
 	}
 	for i := range p.Gateways {
 		b.add(gatewayCluster(&p.Gateways[i]))
@@ -62,13 +62,13 @@ func build(p *ir.Proxy, cache *Cache) ([]*delta.Resource, error) {
 	led := map[string]bool{}
 	for i := range p.Outbounds {
 		o := &p.Outbounds[i]
-		b.share("listener", o, func() proto.Message { return outboundListener(o) })
+		b.share("listener", of.Outbounds, i, func() proto.Message { return outboundListener(o) })
 		switch {
 		case led[o.Name]:
 		case o.Protocol.IsHTTP():
-			b.share("routes", o, func() proto.Message { return outboundRoutes(o) })
+			b.share("routes", of.Outbounds, i, func() proto.Message { return outboundRoutes(o) })
 		default:
-			b.share("tcp", o, func() proto.Message { return outboundTCP(o) })
+			b.share("tcp", of.Outbounds, i, func() proto.Message { return outboundTCP(o) })
 		}
 		led[o.Name] = true
 	}
@@ -148,13 +148,11 @@ func (b *builder) add(m proto.Message) {
 }
 
 // share adds what is built from one node of the proxy alone.
-func (b *builder) share(kind string, node any, message func() proto.Message) {
+func (b *builder) share(kind string, nodes []ir.Digest, i int, message func() proto.Message) {
 	fresh := func() (*delta.Resource, error) { return resourceOf(message()) }
-	if b.cache != nil {
-		if p, ok := partOf(kind, b.proxy, node); ok {
-			b.take(b.cache.resource(p, fresh))
-			return
-		}
+	if b.cache != nil && nodes[i] != (ir.Digest{}) {
+		b.take(b.cache.resource(part{kind, b.proxy.Zone, b.proxy.Class.Transparent != nil, nodes[i]}, fresh))
+		return
 	}
 	b.take(fresh())
 }

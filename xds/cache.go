@@ -1,8 +1,6 @@
 package xds
 
 import (
-	"crypto/sha256"
-	"encoding/json"
 	"runtime"
 	"sync"
 	"weak"
@@ -20,11 +18,16 @@ type Cache struct {
 	known map[part]weak.Pointer[delta.Resource]
 }
 
-// part is a digest of all that a resource is built from.
-type part [sha256.Size]byte
+// part is all that a resource is built from: a node of a proxy, its zone, and whether
+// its class is transparent. No builder may look at more.
+type part struct {
+	kind, zone  string
+	transparent bool
+	node        ir.Digest
+}
 
-// Build is [Build], but for the cache.
-func (c *Cache) Build(p *ir.Proxy) ([]*delta.Resource, error) { return build(p, c) }
+// Build is [Build], but for the cache. The digests are of p.
+func (c *Cache) Build(p *ir.Proxy, of ir.Digests) ([]*delta.Resource, error) { return build(p, c, of) }
 
 // resource finds what was built from a part, or builds it.
 func (c *Cache) resource(p part, fresh func() (*delta.Resource, error)) (*delta.Resource, error) {
@@ -58,11 +61,4 @@ func (c *Cache) forget(p part) {
 	if w, ok := c.known[p]; ok && w.Value() == nil {
 		delete(c.known, p)
 	}
-}
-
-// partOf digests what a resource of one kind is built from: a node of the proxy,
-// its zone, and whether its class is transparent. No builder may look at more.
-func partOf(kind string, p *ir.Proxy, node any) (part, bool) {
-	text, err := json.Marshal([]any{kind, p.Zone, p.Class.Transparent != nil, node})
-	return sha256.Sum256(text), err == nil
 }

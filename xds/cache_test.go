@@ -29,7 +29,7 @@ func TestCache(t *testing.T) {
 	transparent := &ir.Transparent{InboundPort: 15006, OutboundPort: 15001}
 	build := func(p *ir.Proxy) map[string]any {
 		t.Helper()
-		list, err := c.Build(p)
+		list, err := c.Build(p, p.Digests())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -74,12 +74,12 @@ func BenchmarkBuild(b *testing.B) {
 	})
 	b.Run("shared", func(b *testing.B) {
 		var c Cache
-		kept, err := c.Build(p)
+		kept, err := c.Build(p, p.Digests())
 		if err != nil {
 			b.Fatal(err)
 		}
 		for b.Loop() {
-			if _, err := c.Build(p); err != nil {
+			if _, err := c.Build(p, p.Digests()); err != nil {
 				b.Fatal(err)
 			}
 		}

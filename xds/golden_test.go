@@ -89,7 +89,7 @@ func compiled(t *testing.T, cache *xds.Cache, ask string, manifests ...[]byte) [
 	resources, err := xds.Build(p)
 	must(t, err)
 	for _, what := range []string{"a cache fills", "a cache answers"} {
-		shared, err := cache.Build(p)
+		shared, err := cache.Build(p, p.Digests())
 		must(t, err)
 		if !slices.EqualFunc(resources, shared, func(x, y *delta.Resource) bool {
 			return x.TypeURL == y.TypeURL && x.Name == y.Name && x.Version == y.Version && x.Endpoints == y.Endpoints && bytes.Equal(x.Body, y.Body)

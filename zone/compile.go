@@ -228,10 +228,11 @@ func (e *engine) compileClass(c *class) compiled {
 		}
 	})
 	e.metrics.compiles.WithLabelValues("class").Inc()
-	if out.hash = out.proxy.Hash(); c.proxy != nil && out.hash == c.hash && c.failure == "" {
+	digests := out.proxy.Digests()
+	if out.hash = digests.Hash; c.proxy != nil && out.hash == c.hash && c.failure == "" {
 		return out
 	}
-	out.resources, out.err = e.built.Build(out.proxy)
+	out.resources, out.err = e.built.Build(out.proxy, digests)
 	return out
 }
 
