@@ -194,6 +194,11 @@ func (st *stream) subscribe(t *typeState, req *discoveryv3.DeltaDiscoveryRequest
 				delete(t.over, name)
 			}
 		}
+		for k := range st.node.rejected { // on its last stream
+			if k.TypeURL == t.typeURL && !t.subscribed(k.Name) {
+				delete(st.node.rejected, k)
+			}
+		}
 	}
 	return nil
 }
@@ -273,8 +278,14 @@ func (st *stream) answered(t *typeState, f *flight, req *discoveryv3.DeltaDiscov
 		}
 	}
 	for name, version := range f.items {
-		if version == "" && (len(bad) > 0 || !t.named) {
+		if version != "" {
+			continue
+		}
+		if !t.named {
 			st.accepted(t, f, name)
+		} else if t.subscribed(name) { // whether it came so far is not known
+			t.note(name, unknown)
+			t.mark(name, false)
 		}
 	}
 }
@@ -328,6 +339,9 @@ func (st *stream) refused(t *typeState, f *flight, name, reason string) {
 	k := Key{t.typeURL, name}
 	if t.typeURL == clusterType {
 		delete(st.node.spoilt, name)
+	}
+	if !t.subscribed(name) {
+		return // it gave the name up meanwhile: nobody would ever clear the rejection
 	}
 	if old := st.node.rejected[k]; old != nil && old.Version != version && old.Version == st.view().version(k.TypeURL, k.Name) {
 		return // what it had before is refused now: nothing else is left to send
