@@ -92,7 +92,12 @@ func (a *api) send(ctx context.Context, method, path, form, body string) (*http.
 
 // change writes a timeout that reaches every sidecar. It returns its revision.
 func (a *api) change(ctx context.Context, i int) (int64, error) {
-	body := fmt.Sprintf(`{"type":"MeshTimeout","mesh":"default","name":"bench","spec":{"to":[{"targetRef":{"kind":"Mesh"},"default":{"http":{"requestTimeout":"%dms"}}}]}}`, 20000+i)
+	return a.timeouts(ctx, fmt.Sprintf(`{"http":{"requestTimeout":"%dms"}}`, 20000+i))
+}
+
+// timeouts writes the policy that says them for all calls.
+func (a *api) timeouts(ctx context.Context, conf string) (int64, error) {
+	body := fmt.Sprintf(`{"type":"MeshTimeout","mesh":"default","name":"bench","spec":{"to":[{"targetRef":{"kind":"Mesh"},"default":%s}]}}`, conf)
 	resp, err := a.do(ctx, http.MethodPut, "/meshes/default/meshtimeouts/bench", body)
 	if err != nil {
 		return 0, err

@@ -18,6 +18,7 @@ import (
 func steps() map[string]func(*world, context.Context, int) (metrics, error) {
 	return map[string]func(*world, context.Context, int) (metrics, error){
 		"policy":   (*world).policyStep,
+		"wide":     (*world).wideStep,
 		"endpoint": (*world).endpointStep,
 		"churn":    (*world).churnStep,
 		"idle":     (*world).idleStep,
@@ -73,6 +74,8 @@ type change struct {
 	bytes          int
 	responses      int
 	resources      []int // by zone
+	// changed and same are bytes of resources that proxies lacked, and of those they had.
+	changed, same int
 }
 
 func (w *world) policyOnce(ctx context.Context) (change, error) {

@@ -60,6 +60,8 @@ type received struct {
 	mark    int64
 	size    int
 	names   map[string]bool
+	// changed and same are the bytes of resources whose version it lacked, and of others.
+	changed, same int
 }
 
 // types in the order of Envoy's subscriptions.
@@ -152,10 +154,12 @@ func (p *Proxy) stream(s discoveryv3.AggregatedDiscoveryService_DeltaAggregatedR
 		p.last.Store(now.UnixNano())
 		p.resent.Add(int64(len(resp.Resources)))
 		answer := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: resp.TypeUrl, ResponseNonce: resp.Nonce}
+		r := receivedOf(resp)
 		var more []*discoveryv3.DeltaDiscoveryRequest
 		if reason := p.fleet.refused(resp); reason != "" {
 			answer.ErrorDetail = &status.Status{Code: int32(codes.InvalidArgument), Message: reason}
 		} else {
+			r.changed, r.same = p.compare(resp)
 			more = p.take(resp)
 		}
 		if p.mute.Load() {
@@ -165,7 +169,6 @@ func (p *Proxy) stream(s discoveryv3.AggregatedDiscoveryService_DeltaAggregatedR
 			return err
 		}
 		if answer.ErrorDetail == nil {
-			r := receivedOf(resp)
 			p.fleet.watches.answered(p, r, time.Now())
 		}
 		for _, q := range more {
@@ -221,6 +224,21 @@ func (p *Proxy) greeting(typeURL string) *discoveryv3.DeltaDiscoveryRequest {
 		}
 	}
 	return q
+}
+
+// compare counts the bytes of resources that the proxy lacks in their version, and of those
+// that it has: endpoints sent again behind their cluster.
+func (p *Proxy) compare(resp *discoveryv3.DeltaDiscoveryResponse) (changed, same int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, r := range resp.Resources {
+		if p.have[resp.TypeUrl][unique.Make(r.Name)] == unique.Make(r.Version) {
+			same += proto.Size(r)
+		} else {
+			changed += proto.Size(r)
+		}
+	}
+	return changed, same
 }
 
 // take applies a response and returns the subscriptions that follow from it.

@@ -18,6 +18,8 @@ type Watch struct {
 	bytes   int
 	count   int
 	sent    int
+	changed int
+	same    int
 	done    chan struct{}
 }
 
@@ -82,6 +84,7 @@ func (x *Watch) note(p *Proxy, r *received, now time.Time) {
 	x.acked[p] = now
 	x.bytes += r.size
 	x.sent++
+	x.changed, x.same = x.changed+r.changed, x.same+r.same
 	x.count += len(r.names)
 	if x.missing[p] {
 		delete(x.missing, p)
@@ -144,4 +147,12 @@ func (x *Watch) Responses() int {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.sent
+}
+
+// Content is the bytes of resources that proxies lacked in the version that came, and
+// of those that came though they had them, to all together.
+func (x *Watch) Content() (changed, same int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.changed, x.same
 }
