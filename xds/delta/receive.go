@@ -359,6 +359,9 @@ func (st *stream) refused(t *typeState, f *flight, name, reason string) {
 	}
 	rejection := &Rejection{Node: st.node.id, TypeURL: t.typeURL, Resource: name, Version: version, Reason: reason}
 	enter(&st.node.rejected, k, rejection)
+	if s := st.server; s.nodes[st.node.id] == st.node {
+		s.refusing[st.node] = struct{}{}
+	}
 	_, proven := st.server.proven[proof{k, version}]
 	delete(st.server.proven, proof{k, version})
 	st.server.contest(st.node.group, *rejection, proven)

@@ -22,13 +22,15 @@ type Server struct {
 	metrics *metrics
 	now     func() time.Time
 
-	mu      sync.Mutex
-	nodes   map[string]*node
-	groups  map[string]*group
-	waiting map[string]chan struct{} // closed when the node is assigned
-	streams int
-	proven  map[proof]struct{}
-	trials  map[proof]*trial
+	mu    sync.Mutex
+	nodes map[string]*node
+	// refusing are those of nodes that may have rejections: few.
+	refusing map[*node]struct{}
+	groups   map[string]*group
+	waiting  map[string]chan struct{} // closed when the node is assigned
+	streams  int
+	proven   map[proof]struct{}
+	trials   map[proof]*trial
 	// retired were proven and replaced, contested were refused by a node: the value
 	// says that another accepted it. verdicts are news of them.
 	retired   map[proof]struct{}
@@ -92,7 +94,7 @@ func New(cfg Config) *Server {
 	}
 	return &Server{
 		cfg: cfg, metrics: newMetrics(cfg.Registerer), now: time.Now,
-		nodes: map[string]*node{}, groups: map[string]*group{}, waiting: map[string]chan struct{}{}, proven: map[proof]struct{}{}, trials: map[proof]*trial{},
+		nodes: map[string]*node{}, refusing: map[*node]struct{}{}, groups: map[string]*group{}, waiting: map[string]chan struct{}{}, proven: map[proof]struct{}{}, trials: map[proof]*trial{},
 		retired: map[proof]struct{}{}, contested: map[proof]bool{}, names: newRegistry(),
 	}
 }
@@ -161,6 +163,7 @@ func (s *Server) Unassign(node string) {
 	s.mu.Lock()
 	if n := s.nodes[node]; n != nil {
 		delete(s.nodes, node)
+		delete(s.refusing, n)
 		n.group.members--
 		if n.stream != nil {
 			n.group.leave(n.stream)
@@ -243,7 +246,11 @@ func (s *Server) Rejections() []Rejection {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var list []Rejection
-	for _, n := range s.nodes {
+	for n := range s.refusing {
+		if len(n.rejected) == 0 {
+			delete(s.refusing, n)
+			continue
+		}
 		v := view{n.group.layers, n.own}
 		for k, r := range n.rejected {
 			if v.version(k.TypeURL, k.Name) == r.Version {
