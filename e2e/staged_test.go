@@ -8,7 +8,7 @@ import (
 )
 
 // TestStaged: a change in stages reaches east alone; global is killed in the
-// middle, and when proxies of east are gone everything is returned. West never
+// middle, and the zone, and when proxies of east are gone everything is returned. West never
 // sees it, and no call fails throughout.
 func TestStaged(t *testing.T) {
 	f := served(t)
@@ -35,6 +35,15 @@ func TestStaged(t *testing.T) {
 	})
 	if !limit(east, `"29s"`) || limit(west, `"29s"`) {
 		t.Error("after the restart of global east must have it, and west not")
+	}
+
+	east.control.Kill() // a zone that restarts has lost nobody
+	f.startZone(east)
+	back := time.Now()
+	f.connected(east, 4)
+	f.passes(traffic, 3*time.Second) // the driver looks every second
+	if out := f.cli("", "rollout", "status", "slow"); !strings.Contains(out, "running, stage 1 of 2") {
+		t.Errorf("after a restart of the zone, %s ago:\n%s", time.Since(back).Round(time.Millisecond), out)
 	}
 
 	spare.Kill()
