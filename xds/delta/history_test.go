@@ -22,11 +22,7 @@ import (
 // moody is a proxy that takes its time to answer, refuses what is bad (or anything,
 // when it is hostile), gives names up and asks for them again, and reconnects.
 type moody struct {
-	grpc.ServerStream
-	ctx    context.Context
-	hang   context.CancelFunc
-	in     chan *discoveryv3.DeltaDiscoveryRequest
-	out    chan *discoveryv3.DeltaDiscoveryResponse
+	*line
 	random *rand.Rand
 
 	mu      sync.Mutex
@@ -36,43 +32,53 @@ type moody struct {
 	names   map[string]map[string]bool
 }
 
-func (m *moody) Context() context.Context { return m.ctx }
+// line is one stream, as the server and the proxy hold it.
+type line struct {
+	grpc.ServerStream
+	ctx  context.Context
+	hang context.CancelFunc
+	in   chan *discoveryv3.DeltaDiscoveryRequest
+	out  chan *discoveryv3.DeltaDiscoveryResponse
+}
 
-func (m *moody) Recv() (*discoveryv3.DeltaDiscoveryRequest, error) {
+func (l *line) Context() context.Context { return l.ctx }
+
+func (l *line) Recv() (*discoveryv3.DeltaDiscoveryRequest, error) {
 	select {
-	case r := <-m.in:
+	case r := <-l.in:
 		return r, nil
-	case <-m.ctx.Done():
+	case <-l.ctx.Done():
 		return nil, io.EOF
 	}
 }
 
-func (m *moody) Send(resp *discoveryv3.DeltaDiscoveryResponse) error {
+func (l *line) Send(resp *discoveryv3.DeltaDiscoveryResponse) error {
 	select {
-	case m.out <- resp:
+	case l.out <- resp:
 		return nil
-	case <-m.ctx.Done():
+	case <-l.ctx.Done():
 		return io.EOF
 	}
 }
 
-func (m *moody) say(req *discoveryv3.DeltaDiscoveryRequest) {
+func (l *line) say(req *discoveryv3.DeltaDiscoveryRequest) {
 	select {
-	case m.in <- req:
-	case <-m.ctx.Done():
+	case l.in <- req:
+	case <-l.ctx.Done():
 	}
 }
 
 // run is one stream: what it has is told first.
 func (m *moody) run(ctx context.Context, s *Server, node string) {
-	m.ctx, m.hang = context.WithCancel(ctx)
-	defer m.hang()
-	m.in, m.out = make(chan *discoveryv3.DeltaDiscoveryRequest, 64), make(chan *discoveryv3.DeltaDiscoveryResponse, 1)
+	l := &line{in: make(chan *discoveryv3.DeltaDiscoveryRequest, 64), out: make(chan *discoveryv3.DeltaDiscoveryResponse, 1)}
+	l.ctx, l.hang = context.WithCancel(ctx)
+	defer l.hang()
+	m.line = l
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.DeltaAggregatedResources(m)
-		m.hang()
+		s.DeltaAggregatedResources(l)
+		l.hang()
 	}()
 	for _, typeURL := range historyTypes {
 		m.say(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: typeURL, Node: &corev3.Node{Id: node},
