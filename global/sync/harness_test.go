@@ -33,7 +33,8 @@ import (
 // fleet is global with its zones, in one process, over gRPC: in memory when the
 // test runs in a bubble, over TCP otherwise.
 type fleet struct {
-	t      *testing.T
+	t      testing.TB
+	bare   bool // the wire is not looked at
 	bubble bool
 	store  store.Store
 	server *globalsync.Server
@@ -158,8 +159,12 @@ func (s *tapped) RecvMsg(m any) error {
 	return nil
 }
 
-func newFleet(t *testing.T, bubble bool, st store.Store) *fleet {
-	f := &fleet{t: t, bubble: bubble, store: st, wire: &wire{hold: map[string]chan struct{}{}}, zones: map[string]*zoneProc{}, tokens: map[string]string{}}
+func newFleet(t testing.TB, bubble bool, st store.Store) *fleet {
+	return newFleetOf(t, bubble, false, st)
+}
+
+func newFleetOf(t testing.TB, bubble, bare bool, st store.Store) *fleet {
+	f := &fleet{t: t, bubble: bubble, bare: bare, store: st, wire: &wire{hold: map[string]chan struct{}{}}, zones: map[string]*zoneProc{}, tokens: map[string]string{}}
 	if bubble {
 		f.lis = bufconn.Listen(1 << 16)
 	} else {
@@ -190,7 +195,11 @@ func (f *fleet) restart() {
 // startGlobal runs a server on a listener until the test ends, or the returned function is called.
 func (f *fleet) startGlobal(lis net.Listener) (stop func()) {
 	f.server = globalsync.New(globalsync.Config{Store: f.store, Authorize: f.authorize, Instance: "g", Version: "test", Log: testLog(f.t)})
-	gs := grpc.NewServer(append(globalsync.ServerOptions(), f.tap())...)
+	options := globalsync.ServerOptions()
+	if !f.bare {
+		options = append(options, f.tap())
+	}
+	gs := grpc.NewServer(options...)
 	f.server.Register(gs)
 	ctx, cancel := context.WithCancel(context.Background())
 	var both gosync.WaitGroup
@@ -609,7 +618,7 @@ func (r *reports) Inspect(ctx context.Context, q globalsync.Question, w io.Write
 	return r.answer(ctx, q, w)
 }
 
-func testLog(t *testing.T) *slog.Logger {
+func testLog(t testing.TB) *slog.Logger {
 	if os.Getenv("TOMBOLO_TEST_LOG") == "" {
 		return slog.New(slog.DiscardHandler)
 	}

@@ -26,7 +26,7 @@ import (
 
 // peer is a zone written by hand, frame by frame.
 type peer struct {
-	t      *testing.T
+	t      testing.TB
 	stream grpc.BidiStreamingClient[zonesyncv1.ZoneFrame, zonesyncv1.GlobalFrame]
 	cancel func()
 	lost   func()
