@@ -104,7 +104,7 @@ func (w *twin) home(context string) map[string]string {
 	}
 	at := map[string]string{}
 	for _, line := range strings.Split(out, "\n")[1:] {
-		if f := strings.Fields(line); len(f) > 4 && f[1] == "online" && f[3] == "3/3" {
+		if f := strings.Fields(line); len(f) > 4 && f[1] == "online" && (f[3] == "3/3" || f[3] == "4/4") { // the fourth starts under way
 			at[f[0]] = f[len(f)-1]
 		}
 	}

@@ -222,6 +222,8 @@ func getZones(cmd *cobra.Command, c *client) error {
 		state := "offline"
 		if z.Status.Online {
 			state = "online"
+		} else if len(z.Status.MayBeAt) > 0 {
+			state = "unknown"
 		}
 		if !z.Enabled {
 			state += ", disabled"

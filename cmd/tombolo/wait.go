@@ -142,6 +142,8 @@ func verdict(w io.Writer, status sync.ChangeStatus, timeout time.Duration, began
 			}
 		case sync.Offline:
 			late = append(late, fmt.Sprintf("zone %s is offline", z.Zone))
+		case sync.Unknown:
+			late = append(late, fmt.Sprintf("zone %s is %s", z.Zone, sync.Whereabouts(z.MayBeAt)))
 		case sync.Behind:
 			text := fmt.Sprintf("zone %s: %s of %d behind", z.Zone, proxies(z.Behind), z.Affected)
 			if z.Affected == 0 {
@@ -211,6 +213,8 @@ func text(z sync.ZoneProgress) string {
 	switch {
 	case z.State == sync.Offline:
 		return "offline"
+	case z.State == sync.Unknown:
+		return sync.Whereabouts(z.MayBeAt)
 	case z.Affected == 0 && z.State == sync.Done:
 		return "done, no proxy is affected"
 	case z.Affected == 0:

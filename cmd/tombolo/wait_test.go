@@ -31,6 +31,8 @@ func TestVerdict(t *testing.T) {
 			exitRejected, []string{"zone east: 3 proxies reject it", "zone west is offline"}},
 		{"behind", sync.ChangeStatus{Zones: []sync.ZoneProgress{{Zone: "east", State: sync.Behind, Affected: 5, Behind: 1, BehindNames: []string{"web-3"}}}},
 			exitTimeout, []string{"not everywhere after 1s", "zone east: 1 proxy of 5 behind: web-3"}},
+		{"unknown", sync.ChangeStatus{Zones: []sync.ZoneProgress{{Zone: "west", State: sync.Unknown, MayBeAt: []string{"hub-1"}}}}, exitTimeout,
+			[]string{"zone west is unknown here: it may be connected to instance hub-1 of global, which cannot be reached"}},
 		{"offline", sync.ChangeStatus{Zones: []sync.ZoneProgress{{Zone: "west", State: sync.Offline}}}, exitTimeout, []string{"zone west is offline"}},
 		{"no answer", sync.ChangeStatus{}, exitTimeout, []string{"global did not say"}},
 	} {

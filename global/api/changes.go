@@ -329,7 +329,7 @@ func merge(out *sync.ChangeStatus, one sync.ChangeStatus) {
 		}
 		have := &zones[i]
 		if worse(z.State) > worse(have.State) {
-			have.State = z.State
+			have.State, have.MayBeAt = z.State, z.MayBeAt
 		}
 		have.Affected = max(have.Affected, z.Affected)
 		have.Behind = max(have.Behind, z.Behind)
@@ -354,7 +354,7 @@ func merge(out *sync.ChangeStatus, one sync.ChangeStatus) {
 
 // worse orders states by how much is left to do.
 func worse(state sync.ZoneState) int {
-	return slices.Index([]sync.ZoneState{sync.Done, sync.Rejected, sync.Behind, sync.Offline}, state)
+	return slices.Index([]sync.ZoneState{sync.Done, sync.Rejected, sync.Behind, sync.Unknown, sync.Offline}, state)
 }
 
 func union(a, b []string) []string {

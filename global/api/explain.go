@@ -78,6 +78,8 @@ func (s *Server) explain(w http.ResponseWriter, r *request) error {
 	switch {
 	case errors.Is(err, sync.ErrZoneOffline):
 		return problem(http.StatusServiceUnavailable, "%s is in zone %s, which is offline: nothing can be said of its calls", clip(call.Source), zone)
+	case errors.Is(err, sync.ErrZoneUnknown):
+		return problem(http.StatusServiceUnavailable, "%s is in zone %s, which cannot be asked: %s", clip(call.Source), zone, oneLine(err.Error()))
 	case err != nil:
 		return unanswered(zone, err)
 	case reply.Problem != nil && reply.Problem.Unknown:

@@ -68,7 +68,7 @@ type Write struct {
 	// Total changes; Changes are the first of them.
 	Total   int       `json:"total"`
 	Changes []Changed `json:"changes"`
-	// State is the worst of the zones: done, rejected, behind or offline; done where
+	// State is the worst of the zones: done, rejected, behind, unknown or offline; done where
 	// no zone has joined.
 	State sync.ZoneState `json:"state"`
 	// Zones say how far it came in each; in lists without names of proxies.

@@ -368,6 +368,8 @@ func unansweredReason(err error, timeout time.Duration) string {
 	switch {
 	case errors.Is(err, sync.ErrZoneOffline):
 		return "it is offline"
+	case errors.Is(err, sync.ErrZoneUnknown):
+		return oneLine(err.Error())
 	case errors.Is(err, sync.ErrOutdated):
 		return "its version is older and cannot preview changes"
 	case errors.Is(err, context.DeadlineExceeded):

@@ -128,7 +128,7 @@ func problemOf(err error) *Problem {
 		return problem(http.StatusGone, "%s", err)
 	case errors.Is(err, store.ErrInvalid):
 		return problem(http.StatusUnprocessableEntity, "%s", err)
-	case errors.Is(err, sync.ErrZoneOffline):
+	case errors.Is(err, sync.ErrZoneOffline), errors.Is(err, sync.ErrZoneUnknown):
 		return problem(http.StatusServiceUnavailable, "%s", err)
 	case errors.Is(err, sync.ErrBusy):
 		return problem(http.StatusTooManyRequests, "%s", err)

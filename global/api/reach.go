@@ -73,6 +73,8 @@ func silence(zone string, err error) string {
 	switch {
 	case errors.Is(err, sync.ErrZoneOffline):
 		return "zone " + zone + " is offline"
+	case errors.Is(err, sync.ErrZoneUnknown):
+		return "zone " + zone + " cannot be asked: " + oneLine(err.Error())
 	case errors.Is(err, sync.ErrOutdated):
 		return "zone " + zone + " has an older version, which cannot answer this"
 	}

@@ -7,5 +7,6 @@
 // address and the key's digest, is sealed with the keys that all instances share,
 // so that nobody who only reaches the database can pose as one. Connections are
 // mutual TLS between such keys, at the address that zones connect to. The end of a
-// connection is knowledge: what the other had is offline until someone tells of it.
+// connection is knowledge: where the zones are that the other had is unknown while it is
+// on the roster and cannot be reached, and they are offline once it is gone.
 package peers

@@ -53,12 +53,14 @@ func (p *Peers) newLink(ctx context.Context, id string, r record) *link {
 func (l *link) run(fleet Fleet) {
 	defer close(l.ended)
 	defer fleet.Lost(l.id)
+	fleet.Unreached(l.id)
 	pauses := &backoff.ExponentialBackOff{InitialInterval: minBackoff, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: maxBackoff}
 	pauses.Reset()
 	for l.ctx.Err() == nil {
 		err := l.watch(fleet, pauses.Reset)
 		l.set(nil, err)
-		fleet.Lost(l.id)
+		fleet.Unreached(l.id)
+		l.p.lookAgain() // it may have left
 		timer := time.NewTimer(pauses.NextBackOff())
 		select {
 		case <-timer.C:
@@ -95,6 +97,7 @@ func (l *link) watch(fleet Fleet, healthy func()) error {
 		}
 		if u.GetCurrent() {
 			healthy()
+			fleet.Reached(l.id)
 			l.set(conn, nil)
 		}
 	}

@@ -47,7 +47,10 @@ type Fleet interface {
 	Export(ctx context.Context, send func(*peersv1.Update) error) error
 	// Import takes what another instance tells.
 	Import(instance string, m *peersv1.Member)
-	// Lost says that another instance is gone with what it knew.
+	// Unreached says that nothing is known of an instance that lives, and Reached
+	// that all of it is; Lost, that it is gone with what it knew.
+	Unreached(instance string)
+	Reached(instance string)
 	Lost(instance string)
 	// InspectHere asks a zone that is connected here.
 	InspectHere(ctx context.Context, zone string, q sync.Question, w io.Writer) error
@@ -277,10 +280,7 @@ func (p *Peers) identify(ctx context.Context, c *x509.Certificate) (string, erro
 			}
 		}
 		p.mu.Unlock()
-		select {
-		case p.strangers <- struct{}{}:
-		default:
-		}
+		p.lookAgain()
 		select {
 		case <-read:
 		case <-p.done:
@@ -290,6 +290,14 @@ func (p *Peers) identify(ctx context.Context, c *x509.Certificate) (string, erro
 		}
 	}
 	return "", errors.New("no instance on the roster has this key")
+}
+
+// lookAgain has the roster read soon.
+func (p *Peers) lookAgain() {
+	select {
+	case p.strangers <- struct{}{}:
+	default:
+	}
 }
 
 var errStopped = errors.New("this instance is shutting down")

@@ -16,6 +16,9 @@ import (
 var (
 	// ErrZoneOffline: the zone is not connected to any instance.
 	ErrZoneOffline = errors.New("zone is offline")
+	// ErrZoneUnknown: the zone may be connected to an instance of global that cannot
+	// be reached.
+	ErrZoneUnknown = errors.New("zone is unknown here")
 	// ErrBusy: too many inspections of the zone are open.
 	ErrBusy = errors.New("too many inspections are open")
 	// ErrInspect: the zone answered with an error.
@@ -105,8 +108,11 @@ func (s *Server) inspectAny(ctx context.Context, zone string, q Question, w io.W
 			}
 		}
 	}
+	var err error = ErrZoneOffline
+	if at := s.mayBeAt(s.zones[zone]); len(at) > 0 && elsewhere != nil {
+		err = unknownError{at}
+	}
 	s.mu.Unlock()
-	err := ErrZoneOffline
 	ctx, cancel := context.WithTimeout(ctx, zonesync.InspectTimeout)
 	defer cancel()
 	out := &counted{w: w}
@@ -123,6 +129,15 @@ func (s *Server) inspectAny(ctx context.Context, zone string, q Question, w io.W
 	}
 	return err
 }
+
+// unknownError is ErrZoneUnknown with who may know more.
+type unknownError struct{ mayBeAt []string }
+
+// Error says where the zone may be.
+func (e unknownError) Error() string { return "it is " + Whereabouts(e.mayBeAt) }
+
+// Unwrap is the error that callers branch on.
+func (e unknownError) Unwrap() error { return ErrZoneUnknown }
 
 // inspect asks one instance of a zone.
 func (st *stream) inspect(ctx context.Context, q Question, w io.Writer) error {

@@ -9,6 +9,8 @@ import (
 	"io"
 	"maps"
 	"net"
+	"regexp"
+	"slices"
 	"strings"
 	gosync "sync"
 	"testing"
@@ -41,6 +43,9 @@ type instances struct {
 	// at is which instances each zone may dial, the first that lives.
 	at   map[string][]string
 	live map[string]*instance
+	// parted: instances do not reach each other.
+	parted bool
+	links  []net.Conn
 }
 
 // instance is one global.
@@ -149,10 +154,17 @@ func (in *instances) begin(name string, keys *store.Keyring) *instance {
 	var err error
 	i.peers, err = peers.New(peers.Config{Instance: name, Address: name + ":1", Roster: in.roster, Keys: keys, Log: testLog(in.t),
 		DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+			in.mu.Lock()
+			parted := in.parted
+			in.mu.Unlock()
+			if parted {
+				return nil, errors.New("no route to host")
+			}
 			conn, err := in.connect(ctx, address)
 			if err == nil {
 				in.mu.Lock()
 				i.conns = append(i.conns, conn)
+				in.links = append(in.links, conn)
 				in.mu.Unlock()
 			}
 			return conn, err
@@ -187,6 +199,17 @@ func (in *instances) begin(name string, keys *store.Keyring) *instance {
 	in.live[name] = i
 	in.mu.Unlock()
 	return i
+}
+
+// part breaks the connections between instances, or lets them connect again.
+func (in *instances) part(parted bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.parted = parted
+	for _, c := range in.links {
+		c.Close()
+	}
+	in.links = nil
 }
 
 // alike waits until both instances say the same of the zones and of a change, and returns it.
@@ -309,9 +332,12 @@ func TestInstanceEnds(t *testing.T) {
 			t.Errorf("known after %s; the end of the connection is knowledge", took)
 		}
 		lost := in.write(put(aTimeout("t", 3)))
-		if got := summary(b.server, lost); !strings.Contains(got, "east offline(") {
-			t.Errorf("a change while the zone is away: %s", got)
-		}
+		in.eventually("offline in a change while the zone is away", func() error {
+			if got := summary(b.server, lost); !strings.Contains(got, "east offline(") {
+				return errors.New(got)
+			}
+			return nil
+		})
 		in.wire.reset(0)
 		in.place("east", "a", "b")
 		in.server = b.server
@@ -340,6 +366,60 @@ func TestInstanceEnds(t *testing.T) {
 		c := in.begin("c", in.keys)
 		in.alike(rev, b, c, "east@b online=true; west@b online=true; east done(1,1,0); west done(1,1,0)")
 	})
+}
+
+// TestInstancesThatDoNotReachEachOther: while another instance lives and cannot be
+// reached, the zones that it may have are unknown, and not offline.
+func TestInstancesThatDoNotReachEachOther(t *testing.T) {
+	many(t, func(t *testing.T, in *instances, a, b *instance) {
+		in.place("east", "a")
+		in.place("west", "b")
+		in.seeded("east", "west")
+		rev := in.write(put(aTimeout("t", 2)))
+		in.settled()
+		in.eventually("known", func() error {
+			if got := states(b.server, rev); got != "east@a online=true; west@b online=true; east done; west done" {
+				return errors.New(got)
+			}
+			return nil
+		})
+		in.part(true)
+		next := in.write(put(aTimeout("t", 3)))
+		says := func(want string, mayBeAt []string, inspection error) {
+			t.Helper()
+			in.eventually(want, func() error {
+				if got := states(b.server, next); got != want {
+					return errors.New(got)
+				}
+				if got := b.server.Zones()[0].MayBeAt; !slices.Equal(got, mayBeAt) {
+					return fmt.Errorf("may be at %v", got)
+				}
+				if got := b.server.Change(next).Zones[0].MayBeAt; !slices.Equal(got, mayBeAt) {
+					return fmt.Errorf("the change may be at %v", got)
+				}
+				if err := b.server.Inspect(t.Context(), "east", globalsync.Question{What: "x"}, io.Discard); inspection != nil && !errors.Is(err, inspection) {
+					return fmt.Errorf("inspection: %v", err)
+				}
+				return nil
+			})
+		}
+		says("east@ online=false; west@b online=true; east unknown; west done", []string{"a"}, globalsync.ErrZoneUnknown)
+		in.part(false)
+		says("east@a online=true; west@b online=true; east done; west done", nil, nil)
+		a.kill()
+		after := in.write(put(aTimeout("t", 4)))
+		in.eventually("offline", func() error {
+			if got := states(b.server, after); got != "east@ online=false; west@b online=true; east offline; west done" {
+				return errors.New(got)
+			}
+			return nil
+		})
+	})
+}
+
+// states is summary without the counts of proxies.
+func states(s *globalsync.Server, rev mesh.Revision) string {
+	return regexp.MustCompile(`\([0-9,]*\)`).ReplaceAllString(summary(s, rev), "")
 }
 
 // TestOneWriterOfFacts: a stream that is left over at one instance writes nothing

@@ -36,6 +36,8 @@ type member struct {
 	// that it is connected to. One without either is away.
 	stream *stream
 	peer   string
+	// left is the instance of global that it was connected to before, if not this one.
+	left string
 	// session is the number of the fence that a leader has raised.
 	session  int64
 	instance string

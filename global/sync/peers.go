@@ -202,17 +202,48 @@ func (s *Server) Import(peer string, u *peersv1.Member) {
 // partLocked takes a member off the instance of global that it was connected to.
 func (s *Server) partLocked(z *zone, m *member) {
 	s.stepLocked(m)
-	m.peer, m.since = "", time.Now()
+	m.peer, m.left, m.since = "", m.peer, time.Now()
 	if m != &z.leader {
 		delete(z.followers, m.instance)
 	}
 }
 
-// Lost says that nothing is known any more of what is connected to another
-// instance of global: it has ended, or cannot be reached.
+// Unreached says that nothing is known of what is connected to another instance of
+// global, which lives. A zone that is not online may be there.
+func (s *Server) Unreached(peer string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unreached[peer] = true
+	s.lostLocked(peer)
+}
+
+// Reached says that another instance of global has told all that it knows.
+func (s *Server) Reached(peer string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.unreached, peer)
+	s.bumpLocked()
+}
+
+// Lost says that another instance of global is gone, and with it what was connected
+// to it.
 func (s *Server) Lost(peer string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	delete(s.unreached, peer)
+	s.lostLocked(peer)
+}
+
+// mayBeAt are the instances of global that a zone which is not online may be
+// connected to, though they cannot be asked: the one that had it last, or any.
+func (s *Server) mayBeAt(z *zone) []string {
+	if z != nil && s.unreached[z.leader.left] {
+		return []string{z.leader.left}
+	}
+	return slices.Sorted(maps.Keys(s.unreached))
+}
+
+func (s *Server) lostLocked(peer string) {
 	for _, z := range s.zones {
 		for _, m := range z.members() {
 			if m.peer == peer {

@@ -150,6 +150,9 @@ func (s *Server) changeLocked(rev mesh.Revision, zones map[string]bool) ChangeSt
 		p := ZoneProgress{Zone: name, State: Done}
 		if !known || s.view.concerns(name, commit.key) {
 			p = zoneProgress(name, s.zones[name], rev)
+			if at := s.mayBeAt(s.zones[name]); p.State == Offline && len(at) > 0 {
+				p.State, p.MayBeAt = Unknown, at
+			}
 		}
 		out.Complete = out.Complete && (p.State == Done || p.State == Rejected)
 		out.Zones = append(out.Zones, p)
@@ -275,6 +278,9 @@ func (s *Server) Zones() []ZoneStatus {
 	out := []ZoneStatus{}
 	for _, name := range slices.Sorted(maps.Keys(zones)) {
 		zs := ZoneStatus{Name: name}
+		if z := s.zones[name]; z == nil || !z.leader.online() {
+			zs.MayBeAt = s.mayBeAt(z)
+		}
 		if z := s.zones[name]; z != nil {
 			zs.Online, zs.Since, zs.Version, zs.Applied = z.leader.online(), z.leader.since, z.leader.version, int64(z.leader.applied)
 			if zs.Global = z.leader.peer; z.leader.stream != nil {

@@ -62,9 +62,11 @@ type Server struct {
 	metrics *metrics
 	recheck chan struct{}
 
-	mu     gosync.Mutex
-	zones  map[string]*zone
-	closed bool
+	mu    gosync.Mutex
+	zones map[string]*zone
+	// unreached are the other instances of global that live and cannot be reached.
+	unreached map[string]bool
+	closed    bool
 	// steps counts what became known of members, see member.step.
 	steps uint64
 	// changed is closed and replaced whenever the status of a zone or change may differ.
@@ -85,7 +87,7 @@ func New(cfg Config) *Server {
 	}
 	return &Server{
 		cfg: cfg, log: cfg.Log, view: newView(), feed: newFeed(cfg.Store, cfg.Log), metrics: newMetrics(cfg.Registerer),
-		recheck: make(chan struct{}, 1), zones: map[string]*zone{}, changed: make(chan struct{}),
+		recheck: make(chan struct{}, 1), zones: map[string]*zone{}, unreached: map[string]bool{}, changed: make(chan struct{}),
 	}
 }
 
@@ -327,7 +329,7 @@ func (s *Server) admit(st *stream, hello *zonesyncv1.Hello, name string) error {
 		}
 	}
 	m.end(status.Errorf(codes.Aborted, "replaced by a newer stream of instance %q", st.instance))
-	m.instance, m.session, m.peer = st.instance, st.fence.Number, ""
+	m.instance, m.session, m.peer, m.left = st.instance, st.fence.Number, "", ""
 	m.since, m.version = time.Now(), clip(hello.GetVersion())
 	head, epoch, _ := s.feed.now()
 	st.joined, st.epoch = head.Revision, epoch

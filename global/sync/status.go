@@ -1,6 +1,7 @@
 package sync
 
 import (
+	"strings"
 	"time"
 
 	"github.com/tombolo-mesh/tombolo/mesh"
@@ -18,6 +19,9 @@ const (
 	Rejected ZoneState = "rejected"
 	// Offline: the zone is not connected and has not confirmed it.
 	Offline ZoneState = "offline"
+	// Unknown: the zone is connected to no instance of global that can be reached
+	// from here; there are others that it may be connected to.
+	Unknown ZoneState = "unknown"
 )
 
 // ZoneProgress is how far a change came in one zone.
@@ -32,8 +36,15 @@ type ZoneProgress struct {
 	// BehindNames and Rejections are bounded to 10 each.
 	BehindNames []string    `json:"behindNames,omitempty"`
 	Rejections  []Rejection `json:"rejections,omitempty"`
+	// MayBeAt, of one that is unknown, are the instances of global that may know more.
+	MayBeAt []string `json:"mayBeAt,omitempty"`
 	// Settled is the time from the commit at global to the report of the last ACK.
 	Settled time.Duration `json:"settledNanoseconds,omitempty"`
+}
+
+// Whereabouts says in words where a zone may be that is unknown here.
+func Whereabouts(mayBeAt []string) string {
+	return "unknown here: it may be connected to instance " + strings.Join(mayBeAt, " or ") + " of global, which cannot be reached"
 }
 
 // Rejection is a proxy's refusal in Envoy's own words.
@@ -60,6 +71,9 @@ type ZoneStatus struct {
 	Version string    `json:"version,omitempty"`
 	// Global is the instance of global that it is connected to.
 	Global string `json:"global,omitempty"`
+	// MayBeAt are instances of global that a zone which is not online may be connected
+	// to: they live, and cannot be reached from here. Empty: it is offline.
+	MayBeAt []string `json:"mayBeAt,omitempty"`
 	// Instances of its control plane that are connected.
 	Instances int   `json:"instances,omitempty"`
 	Applied   int64 `json:"appliedRevision"`

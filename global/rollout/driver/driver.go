@@ -219,6 +219,8 @@ func Observe(f Fleet, r rollout.Rollout) rollout.Observation {
 		case i < 0:
 			o.Notes = append(o.Notes, "zone "+zone+" is left out: it is disabled")
 			continue
+		case now.Zones[i].State == sync.Unknown:
+			waiting = append(waiting, "zone "+zone+" is "+sync.Whereabouts(now.Zones[i].MayBeAt))
 		case now.Zones[i].State == sync.Offline || now.Zones[i].State == sync.Behind:
 			waiting = append(waiting, "zone "+zone+" is "+string(now.Zones[i].State))
 		default:
