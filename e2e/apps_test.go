@@ -128,7 +128,7 @@ networking:
 // echoes waits until echo answers a host, or refuses it.
 func (f *fleet) echoes(from *lab.Host, want bool) {
 	f.t.Helper()
-	f.eventually(30*time.Second, fmt.Sprintf("echo answers %s: %v", from.Name, want), func() bool {
+	f.eventually(60*time.Second, fmt.Sprintf("echo answers %s: %v", from.Name, want), func() bool {
 		return lab.Answered(from.Echo(echoAddress)) == want
 	})
 }

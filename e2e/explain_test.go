@@ -94,7 +94,7 @@ func TestExplain(t *testing.T) {
 	if x.Verdict.Outcome != "denied" || x.Verdict.By.Name != "deny-east" || x.Verdict.By.Path != "rules[0].default.deny[0]" {
 		t.Errorf("denied: %+v", x)
 	}
-	f.cli("", "delete", "meshtrafficpermission", "deny-east", "--wait=30s")
+	f.cli("", "delete", "meshtrafficpermission", "deny-east", "--wait=60s")
 	f.answers(east.web, remote, http.StatusOK)
 
 	check() // whose server is the one that dies now
@@ -102,11 +102,11 @@ func TestExplain(t *testing.T) {
 	// The only server at home dies: calls go to the other zone, and explain knows why.
 	name := backendName(east, 0)
 	f.procs["app-"+name].Kill()
-	f.eventually(10*time.Second, "traffic is served by west", func() bool {
+	f.eventually(60*time.Second, "traffic is served by west", func() bool {
 		last := traffic.Since(time.Now().Add(-time.Second))
 		return len(last) > 5 && fromZone("west")(last[len(last)-1])
 	})
-	f.eventually(5*time.Second, "explain says so", func() bool {
+	f.eventually(60*time.Second, "explain says so", func() bool {
 		x = f.explain(0, "web-east", "meshmultizoneservice/backend:8080")
 		return x.server() == "west"
 	})

@@ -8,15 +8,16 @@ import (
 	"github.com/tombolo-mesh/tombolo/e2e/lab"
 )
 
-// Budgets of a failover under 100 requests a second. sharedMachine is for the two
-// cores that all hosts of the laboratory have together.
+// Budgets of a failover under 100 requests a second. sharedMachine is for the few
+// cores that all hosts of the laboratory have together, and whoever else is there:
+// what was measured is printed, the test fails when it is missed by far.
 const (
 	diedWithin    = 500 * time.Millisecond
 	cutOffWithin  = 2 * time.Second
 	failedAtMost  = 5
 	anyNumber     = 1 << 20 // of a host that is cut off: its time is what is bounded
-	sharedMachine = 2
-	backWithin    = 10 * time.Second
+	sharedMachine = 4
+	backWithin    = 20 * time.Second
 )
 
 // TestFailover is (e): the local server's application dies, then application and
@@ -56,7 +57,7 @@ func TestFailover(t *testing.T) {
 // home waits until all traffic of a second was served in east.
 func (f *fleet) home(traffic *lab.Traffic) time.Duration {
 	f.t.Helper()
-	return f.eventually(30*time.Second, "traffic is served in its own zone", func() bool {
+	return f.eventually(60*time.Second, "traffic is served in its own zone", func() bool {
 		from := time.Now().Add(-time.Second)
 		good, bad := traffic.Count(from, time.Now(), fromZone("east"))
 		return good > 50 && len(bad) == 0
@@ -70,12 +71,12 @@ func (f *fleet) failover(what string, traffic *lab.Traffic, budget time.Duration
 	from := time.Now()
 	breaks()
 	broken := time.Now()
-	f.passes(traffic, budget+4*time.Second)
+	f.passes(traffic, budget*sharedMachine+4*time.Second)
 	// What was sent just before counts, too: it was under way.
 	under := broken.Add(-200 * time.Millisecond)
 	to := time.Now().Add(-2 * time.Second) // later ones may be open still
 	served, failed := traffic.Count(under, to, lab.Status(http.StatusOK))
-	_, elsewhere := traffic.Count(broken, to, func(s lab.Sample) bool { return fromZone("west")(s) && s.Took < time.Second })
+	_, elsewhere := traffic.Count(broken, to, func(s lab.Sample) bool { return fromZone("west")(s) && s.Took < 2*time.Second })
 	moved, slowest := time.Duration(0), time.Duration(0)
 	for _, s := range elsewhere {
 		moved = max(moved, s.Sent.Sub(broken))

@@ -14,9 +14,6 @@ import (
 	"github.com/tombolo-mesh/tombolo/e2e/lab"
 )
 
-// hangNoticed is two keepalives, and time to dial.
-const hangNoticed = 17 * time.Second
-
 // twin is a fleet with two globals on one database: lab on the host hub and
 // lab2 on hub-2, which are also the contexts of the command line.
 type twin struct {
@@ -72,7 +69,7 @@ func (w *twin) at(context, stdin string, args ...string) (string, error) {
 func (w *twin) identify() {
 	w.t.Helper()
 	for context := range w.hosts {
-		w.eventually(20*time.Second, "the instances of global reach each other, seen from "+context, func() bool {
+		w.eventually(60*time.Second, "the instances of global reach each other, seen from "+context, func() bool {
 			out, err := w.at(context, "", "get", "instances", "-o", "json")
 			var list []struct {
 				ID              string
@@ -115,7 +112,7 @@ func (w *twin) home(context string) map[string]string {
 func (w *twin) answersOf(context string) {
 	w.t.Helper()
 	w.limit += time.Second
-	if _, err := w.at(context, timeout(30*time.Second+w.limit), "apply", "-f", "-", "--wait=20s"); err != nil {
+	if _, err := w.at(context, timeout(30*time.Second+w.limit), "apply", "-f", "-", "--wait=60s"); err != nil {
 		w.t.Errorf("apply --wait at %s: %v", context, err)
 	}
 	for zone := range w.zones {
@@ -188,7 +185,7 @@ func TestTwoGlobals(t *testing.T) {
 	from := time.Now()
 	w.identify()
 	for context := range w.hosts {
-		w.eventually(20*time.Second, "both zones are known at "+context, func() bool { return len(w.home(context)) == 2 })
+		w.eventually(60*time.Second, "both zones are known at "+context, func() bool { return len(w.home(context)) == 2 })
 		w.answersOf(context)
 	}
 	home := w.home("lab")
@@ -203,20 +200,20 @@ func TestTwoGlobals(t *testing.T) {
 	}
 
 	one, two := w.writes(victim), w.writes(survivor)
-	w.eventually(20*time.Second, "both write", func() bool { return one.count() >= 10 && two.count() >= 10 })
+	w.eventually(60*time.Second, "both write", func() bool { return one.count() >= 10 && two.count() >= 10 })
 	w.procs[victim].Kill()
 	killed := time.Now()
-	w.eventually(20*time.Second, "both zones are at the survivor", func() bool {
+	w.eventually(60*time.Second, "both zones are at the survivor", func() bool {
 		at := w.home(survivor)
 		return at["east"] == w.ids[survivor] && at["west"] == w.ids[survivor]
 	})
 	took := time.Since(killed)
 	t.Logf("the survivor has both zones, with all proxies, %s after the kill", took.Round(time.Millisecond))
-	if took > zoneBack {
-		t.Errorf("the zones were back after %s, must be within %s", took, zoneBack)
+	if took > zoneBack*sharedMachine {
+		t.Errorf("the zones were back after %s, the budget is %s × %d", took, zoneBack, sharedMachine)
 	}
 	more := two.count()
-	w.eventually(20*time.Second, "the survivor writes on", func() bool { return two.count() > more+5 })
+	w.eventually(60*time.Second, "the survivor writes on", func() bool { return two.count() > more+5 })
 	one.stop()
 	two.stop()
 	w.answersOf(survivor)
@@ -235,7 +232,7 @@ func TestTwoGlobals(t *testing.T) {
 		w.startSecond()
 	}
 	w.identify()
-	w.eventually(20*time.Second, "both zones are known at the one that came back", func() bool {
+	w.eventually(60*time.Second, "both zones are known at the one that came back", func() bool {
 		at := w.home(victim)
 		return at["east"] == w.ids[survivor] && at["west"] == w.ids[survivor]
 	})
@@ -257,21 +254,21 @@ func TestTwoGlobals(t *testing.T) {
 func (w *twin) hangs(one, other string) {
 	w.t.Helper()
 	first, second := w.writes(one), w.writes(other)
-	w.eventually(20*time.Second, "both write", func() bool { return first.count() >= 3 && second.count() >= 3 })
+	w.eventually(60*time.Second, "both write", func() bool { return first.count() >= 3 && second.count() >= 3 })
 	must(w.t, w.procs[one].Pause())
 	w.leave("hangs", other)
 	more := second.count()
-	w.eventually(20*time.Second, "the one that does not hang writes on", func() bool { return second.count() > more+3 })
+	w.eventually(60*time.Second, "the one that does not hang writes on", func() bool { return second.count() > more+3 })
 	west := w.zones["west"]
 	w.startBackend(west, "default", 1)
 	w.instance(w.zones["east"].web, remoteTCP, backendName(west, 1))
 	must(w.t, w.procs[one].Resume())
 	more = first.count()
-	w.eventually(20*time.Second, "the one that hung writes on", func() bool { return first.count() > more+3 })
+	w.eventually(60*time.Second, "the one that hung writes on", func() bool { return first.count() > more+3 })
 	first.stop()
 	second.stop()
 	w.writtenOnce(other, append(first.acked, second.acked...))
-	w.eventually(20*time.Second, "the one that hung knows where the zones are", func() bool {
+	w.eventually(60*time.Second, "the one that hung knows where the zones are", func() bool {
 		out, err := w.at(one, "", "get", "zones")
 		return err == nil && strings.Count(out, w.ids[other]) == 2 && strings.Count(out, " online ") == 2
 	})
@@ -297,14 +294,14 @@ func (w *twin) vanishes(one, other string) {
 func (w *twin) leave(why, other string) {
 	w.t.Helper()
 	began := time.Now()
-	w.eventually(30*time.Second, "both zones are at the other", func() bool {
+	w.eventually(60*time.Second, "both zones are at the other", func() bool {
 		at := w.home(other)
 		return at["east"] == w.ids[other] && at["west"] == w.ids[other]
 	})
 	took := time.Since(began)
 	w.t.Logf("the zones have left the one that %s after %s", why, took.Round(time.Millisecond))
-	if took > zoneBack {
-		w.t.Errorf("the zones have left the one that %s after %s, must be within %s", why, took, zoneBack)
+	if took > zoneBack*sharedMachine {
+		w.t.Errorf("the zones have left the one that %s after %s, the budget is %s × %d", why, took, zoneBack, sharedMachine)
 	}
 }
 

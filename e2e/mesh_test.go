@@ -320,14 +320,14 @@ func newest(changes string) (string, error) {
 // apply applies manifests and waits until every proxy has them.
 func (f *fleet) apply(manifests ...string) {
 	f.t.Helper()
-	f.cli(strings.Join(manifests, "---\n"), "apply", "-f", "-", "--wait=30s", "--yes")
+	f.cli(strings.Join(manifests, "---\n"), "apply", "-f", "-", "--wait=60s", "--yes")
 }
 
 // listens waits until a process accepts connections.
 func (f *fleet) listens(from *lab.Host, p *lab.Process, addresses ...string) {
 	f.t.Helper()
 	for _, a := range addresses {
-		f.eventually(30*time.Second, p.Name+" listens at "+a, func() bool {
+		f.eventually(60*time.Second, p.Name+" listens at "+a, func() bool {
 			if !p.Alive() {
 				f.t.Fatalf("%s ended; its log:\n%s", p.Name, tail(p.Log))
 			}
@@ -364,7 +364,7 @@ func (f *fleet) answers(from *lab.Host, url string, status int) lab.Sample {
 	f.t.Helper()
 	var s lab.Sample
 	client := from.Client(5 * time.Second)
-	f.eventually(30*time.Second, fmt.Sprintf("GET %s from %s answers %d", url, from.Name, status), func() bool {
+	f.eventually(60*time.Second, fmt.Sprintf("GET %s from %s answers %d", url, from.Name, status), func() bool {
 		s = lab.Get(client, url)
 		return lab.Status(status)(s)
 	})

@@ -15,7 +15,7 @@ import (
 func TestTwoMeshes(t *testing.T) {
 	f := newFleet(t)
 	east, west := f.zones["east"], f.zones["west"]
-	f.cli("type: Mesh\nname: other\n", "apply", "-f", "-", "--wait=30s")
+	f.cli("type: Mesh\nname: other\n", "apply", "-f", "-", "--wait=60s")
 	inOther := strings.NewReplacer("mesh: default", "mesh: other", "spiffe://default.", "spiffe://other.").Replace
 	for _, z := range f.zones {
 		f.startGateway(z, "other")

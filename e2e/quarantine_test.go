@@ -52,7 +52,7 @@ func TestQuarantine(t *testing.T) {
 		t.Fatalf("the route that matches leads to %q", was)
 	}
 
-	out, err := f.tryCLI(routed(`\p{Letter}`), "apply", "-f", "-", "--wait=30s", "--yes")
+	out, err := f.tryCLI(routed(`\p{Letter}`), "apply", "-f", "-", "--wait=60s", "--yes")
 	if err == nil || !strings.Contains(out+err.Error(), "rejected") {
 		t.Errorf("a change that Envoy refuses: %v\n%s", err, out)
 	}
@@ -62,7 +62,7 @@ func TestQuarantine(t *testing.T) {
 		s := shown()
 		return strings.Contains(s, "quarantined: true") && strings.Contains(s, `\p{Letter}`) && strings.Contains(s, "path: to[0].rules[0]")
 	}
-	f.eventually(5*time.Second, "the policy says what Envoy refuses", says)
+	f.eventually(60*time.Second, "the policy says what Envoy refuses", says)
 	t.Logf("the policy says:\n%s\n%s", shown(), f.cli("", "get", "meshhttproutes"))
 
 	f.startAgent("sidecar", east, east.stranger, "default", "web-late", "web", webDataplane(east, "default", "web-late", east.stranger.IP))
@@ -75,13 +75,13 @@ func TestQuarantine(t *testing.T) {
 
 	east.control.Kill()
 	f.startZone(east)
-	f.eventually(30*time.Second, "the zone that restarted still knows", says)
-	f.eventually(10*time.Second, "40 more requests", func() bool { return len(lateTraffic.Since(late)) >= 40 })
+	f.eventually(60*time.Second, "the zone that restarted still knows", says)
+	f.eventually(60*time.Second, "40 more requests", func() bool { return len(lateTraffic.Since(late)) >= 40 })
 
 	f.apply(routed("[[:alpha:]]"))
-	f.eventually(5*time.Second, "nothing is said of the fixed policy", func() bool { return !strings.Contains(shown(), "problems:") })
+	f.eventually(60*time.Second, "nothing is said of the fixed policy", func() bool { return !strings.Contains(shown(), "problems:") })
 	fixed := time.Now()
-	f.eventually(10*time.Second, "20 more requests", func() bool { return len(matched.Since(fixed)) >= 20 })
+	f.eventually(60*time.Second, "20 more requests", func() bool { return len(matched.Since(fixed)) >= 20 })
 	for what, traffic := range map[string]*lab.Traffic{"plain": plain, "matched": matched, "TCP": tcp, "of the late proxy": lateTraffic} {
 		traffic.Stop()
 		good, bad := traffic.Count(from, time.Now(), lab.Status(http.StatusOK))

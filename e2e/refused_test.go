@@ -27,7 +27,7 @@ func TestRefused(t *testing.T) {
 	check := f.plainText()
 	from := time.Now()
 	traffic := f.zones["east"].web.Send(remote, 20)
-	f.cli("type: Mesh\nname: other\n", "apply", "-f", "-", "--wait=30s")
+	f.cli("type: Mesh\nname: other\n", "apply", "-f", "-", "--wait=60s")
 
 	// First, since it takes a minute to expire.
 	f.token("short", "dataplane", "--mesh", "default", "--workload", "web", "--valid-for", "1s")
@@ -63,7 +63,7 @@ func (f *fleet) refusedAgent(name, mesh, workload, token, reason string) {
 	z := f.zones["west"]
 	p := f.startAgentWith("sidecar", z, z.stranger, name, f.path(token), callerDataplane(mesh, name, workload, z.stranger.IP))
 	defer p.Kill()
-	f.eventually(10*time.Second, name+" is refused: "+reason, func() bool { return strings.Contains(tail(p.Log), reason) })
+	f.eventually(60*time.Second, name+" is refused: "+reason, func() bool { return strings.Contains(tail(p.Log), reason) })
 	if log := tail(p.Log); strings.Contains(log, "registered") || strings.Contains(log, "envoy started") {
 		f.t.Errorf("%s was let in; its log:\n%s", name, log)
 	}
@@ -81,12 +81,12 @@ func (f *fleet) stolenTokens() {
 	// It is good for what it is for, until it is revoked.
 	z := f.zones["west"]
 	p := f.startAgentWith("sidecar", z, z.stranger, "thief", f.path("token-stolen"), callerDataplane("default", "thief", "web", z.stranger.IP))
-	f.eventually(20*time.Second, "the token works before it is revoked", func() bool { return strings.Contains(tail(p.Log), "msg=certificate") })
+	f.eventually(60*time.Second, "the token works before it is revoked", func() bool { return strings.Contains(tail(p.Log), "msg=certificate") })
 	token, err := os.ReadFile(f.path("token-stolen"))
 	must(f.t, err)
 	f.cli(string(token), "token", "revoke", "-")
 	revoked := time.Now()
-	f.eventually(10*time.Second, "the proxy of a revoked token is put out", func() bool { return strings.Contains(tail(p.Log), "token is revoked") })
+	f.eventually(60*time.Second, "the proxy of a revoked token is put out", func() bool { return strings.Contains(tail(p.Log), "token is revoked") })
 	f.t.Logf("the proxy of a revoked token is out after %s", since(revoked))
 	p.Kill()
 	f.refusedAgent("revoked", "default", "web", "token-stolen", "token is revoked")
@@ -101,7 +101,7 @@ func (f *fleet) foreignZone() {
 		"--listen", east.cp.IP+":6678", "--metrics-address", "")
 	must(f.t, err)
 	defer p.Kill()
-	f.eventually(10*time.Second, "a zone with another zone's token is refused", func() bool {
+	f.eventually(60*time.Second, "a zone with another zone's token is refused", func() bool {
 		return strings.Contains(tail(p.Log), "PermissionDenied")
 	})
 	if log := tail(p.Log); strings.Contains(log, "snapshot applied") {
@@ -195,8 +195,8 @@ func (f *fleet) impostor(trusted *ca.Authority) {
 		go impersonate(l, c.cert, came)
 		f.nft(west.ingress, "table ip thief { chain pre { type nat hook prerouting priority -100; tcp dport 10001 tcp flags & (syn | ack) == syn redirect to :10009; }; }")
 		// Between tries the caller's sidecar keeps away from what failed.
-		f.eventually(20*time.Second, "callers come to the impostor", func() bool {
-			client := east.web.Client(2 * time.Second)
+		f.eventually(60*time.Second, "callers come to the impostor", func() bool {
+			client := east.web.Client(5 * time.Second)
 			defer client.CloseIdleConnections()
 			if s := lab.Get(client, remoteTCP); s.Status != 0 {
 				f.t.Errorf("%s: status %d, but an impostor answers nothing", what, s.Status)
@@ -230,7 +230,7 @@ func impersonate(l net.Listener, cert tls.Certificate, ended chan<- error) {
 			return
 		}
 		conn := tls.Server(raw, &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAnyClientCert, NextProtos: []string{"h2"}})
-		err = conn.SetDeadline(time.Now().Add(5 * time.Second))
+		err = conn.SetDeadline(time.Now().Add(30 * time.Second))
 		if err == nil {
 			err = conn.Handshake()
 		}

@@ -23,13 +23,13 @@ func TestStaged(t *testing.T) {
 		return err == nil && strings.Contains(out, want)
 	}
 	f.cli(timeout(29*time.Second), "apply", "-f", "-", "--stages", "east,west", "--pause", "10m", "--abort-on", "gone>0", "--rollout", "slow", "--yes")
-	took := f.eventually(10*time.Second, "the first stage has it", func() bool { return limit(east, `"29s"`) })
+	took := f.eventually(60*time.Second, "the first stage has it", func() bool { return limit(east, `"29s"`) })
 	t.Logf("in force in the first stage after %s", took.Round(time.Millisecond))
 
 	f.global.Kill()
 	f.passes(traffic, time.Second)
 	f.startGlobal()
-	f.eventually(20*time.Second, "the stage stays where it is", func() bool {
+	f.eventually(60*time.Second, "the stage stays where it is", func() bool {
 		out, err := f.tryCLI("", "rollout", "status", "slow")
 		return err == nil && strings.Contains(out, "running, stage 1 of 2: pause")
 	})
@@ -47,11 +47,11 @@ func TestStaged(t *testing.T) {
 	}
 
 	spare.Kill()
-	took = f.eventually(30*time.Second, "it is returned", func() bool {
+	took = f.eventually(60*time.Second, "it is returned", func() bool {
 		out, err := f.tryCLI("", "rollout", "status", "slow")
 		return err == nil && strings.Contains(out, "aborted, stage 1 of 2: gone>0")
 	})
-	took += f.eventually(10*time.Second, "east has back what it had", func() bool { return limit(east, `"21s"`) && !limit(east, `"29s"`) })
+	took += f.eventually(60*time.Second, "east has back what it had", func() bool { return limit(east, `"21s"`) && !limit(east, `"29s"`) })
 	t.Logf("returned %s after a proxy was gone", took.Round(time.Millisecond))
 	if limit(west, `"29s"`) {
 		t.Error("west has what never came to its stage")
@@ -100,7 +100,7 @@ func TestStagedGuards(t *testing.T) {
 		t.Errorf("a change that Envoy refuses: %v\n%s", err, out)
 	}
 	t.Logf("apply says:\n%s%v", out, err)
-	f.eventually(10*time.Second, "the route is as it was", func() bool {
+	f.eventually(60*time.Second, "the route is as it was", func() bool {
 		got := f.cli("", "get", "meshhttproute", "letters", "-o", "yaml")
 		return strings.Contains(got, "[a-z]") && !strings.Contains(got, "problems:") && !strings.Contains(got, `\p{Letter}`)
 	})
@@ -108,7 +108,7 @@ func TestStagedGuards(t *testing.T) {
 		t.Error("west has what never came to its stage")
 	}
 	returned := time.Now()
-	f.eventually(10*time.Second, "20 more requests", func() bool { return len(letters.Since(returned)) >= 20 })
+	f.eventually(60*time.Second, "20 more requests", func() bool { return len(letters.Since(returned)) >= 20 })
 	letters.Stop()
 	good, bad := letters.Count(from, time.Now(), fromZone("east"))
 	f.report("by the route that Envoy refused", good, bad, 0)
@@ -118,7 +118,7 @@ func TestStagedGuards(t *testing.T) {
 	f.passes(eastern, time.Second)
 	began := time.Now()
 	f.cli(broken, "apply", "-f", "-", "--stages", "east,west", "--pause", "10m", "--abort-on", "success<90", "--rollout", "broken", "--yes")
-	f.eventually(10*time.Second, "calls fail in the first stage", func() bool {
+	f.eventually(60*time.Second, "calls fail in the first stage", func() bool {
 		_, bad := eastern.Count(began, time.Now(), fromZone("west"))
 		return len(bad) > 0
 	})
@@ -133,7 +133,7 @@ func TestStagedGuards(t *testing.T) {
 	}
 	f.answers(east.web, remote, http.StatusOK)
 	healed := time.Now()
-	f.eventually(10*time.Second, "20 more requests", func() bool { return len(eastern.Since(healed)) >= 20 })
+	f.eventually(60*time.Second, "20 more requests", func() bool { return len(eastern.Since(healed)) >= 20 })
 	western.Stop()
 	good, bad = eastern.Count(healed, time.Now(), fromZone("west"))
 	f.report("east to west since it is returned", good, bad, 0)

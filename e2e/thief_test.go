@@ -70,7 +70,7 @@ func (f *fleet) stolen(name string) tls.Certificate {
 	conn, err := grpc.NewClient("unix:"+filepath.Join(f.runs, name, "sds.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	must(f.t, err)
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(f.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(f.t.Context(), 60*time.Second)
 	defer cancel()
 	stream, err := secretv3.NewSecretDiscoveryServiceClient(conn).DeltaSecrets(ctx)
 	must(f.t, err)
@@ -93,7 +93,7 @@ func (f *fleet) stolen(name string) tls.Certificate {
 func knock(from *lab.Host, address, sni string, cert tls.Certificate) (s lab.Sample) {
 	s.Sent = time.Now()
 	defer func() { s.Took = time.Since(s.Sent) }()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	raw, err := from.Dial(ctx, "tcp", address)
 	if err != nil {

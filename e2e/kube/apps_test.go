@@ -82,7 +82,7 @@ func namespace(name string, injected bool) string {
 func ready(t *testing.T, c *kubelab.Cluster, ns string, workloads ...string) {
 	t.Helper()
 	for _, w := range workloads {
-		_, err := c.Kubectl(t.Context(), "", "-n", ns, "rollout", "status", w, "--timeout=120s")
+		_, err := c.Kubectl(t.Context(), "", "-n", ns, "rollout", "status", w, "--timeout=180s")
 		must(t, err)
 	}
 }
@@ -125,7 +125,7 @@ func (c caller) gets(t *testing.T, url, outcome string) calls.Sample {
 	t.Helper()
 	var s calls.Sample
 	row := 0
-	eventually(t, 60*time.Second, fmt.Sprintf("%s calls %s: %s", c.name, url, outcome), func() error {
+	eventually(t, 120*time.Second, fmt.Sprintf("%s calls %s: %s", c.name, url, outcome), func() error {
 		for row < 3 {
 			var err error
 			if s, err = c.get(t.Context(), url); err != nil {

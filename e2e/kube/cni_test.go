@@ -33,7 +33,7 @@ func testEarlyPod(t *testing.T, f *fleet) {
 		}
 	})
 	must(t, elsewhere(t.Context(), `"nowhere"`))
-	eventually(t, 90*time.Second, "the daemon is gone", func() error {
+	eventually(t, 120*time.Second, "the daemon is gone", func() error {
 		out, err := f.east.Kubectl(t.Context(), "", "-n", system, "get", "pods", "-o", "name")
 		if err == nil && strings.Contains(out, "tombolo-cni") {
 			err = errors.New(out)
@@ -47,7 +47,7 @@ func testEarlyPod(t *testing.T, f *fleet) {
 	pod := func(path string) (string, error) {
 		return f.east.Kubectl(t.Context(), "", "-n", demo, "get", "pods", "-l", "app=early", "-o", "jsonpath="+path)
 	}
-	eventually(t, 60*time.Second, "the sidecar says that nothing is redirected", func() error {
+	eventually(t, 120*time.Second, "the sidecar says that nothing is redirected", func() error {
 		return contains(pod("{.items[0].status.initContainerStatuses}"))(`"exitCode":79`, "traffic is not redirected")
 	})
 	early, err := pod("{.items[0].metadata.name}")

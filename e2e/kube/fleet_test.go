@@ -104,7 +104,7 @@ func (f *fleet) reset(ctx context.Context, c *kubelab.Cluster) error {
 		if strings.HasPrefix(ns, "namespace/kube-") || ns == "namespace/default" {
 			continue
 		}
-		if _, err := c.Kubectl(ctx, "", "delete", ns, "--timeout=120s"); err != nil {
+		if _, err := c.Kubectl(ctx, "", "delete", ns, "--timeout=180s"); err != nil {
 			return err
 		}
 	}
@@ -211,7 +211,7 @@ func (f *fleet) dump(t *testing.T, namespaces ...string) {
 func listens(t *testing.T, from *lab.Host, p *lab.Process, addresses ...string) {
 	t.Helper()
 	for _, a := range addresses {
-		eventually(t, 30*time.Second, p.Name+" listens at "+a, func() error {
+		eventually(t, 120*time.Second, p.Name+" listens at "+a, func() error {
 			if !p.Alive() {
 				t.Fatalf("%s ended: see %s", p.Name, p.Log)
 			}

@@ -95,7 +95,7 @@ func testPermission(t *testing.T, f *fleet) {
 	must(t, f.east.Apply(t.Context(), allow("allow-west", ns, "server", identity("west", demo, "web"))))
 	westWeb.gets(t, url, "200")
 	t.Logf("a caller in west was let in %s after kubectl apply in east", since(applied))
-	eventually(t, 30*time.Second, "global shows the policy", func() error {
+	eventually(t, 120*time.Second, "global shows the policy", func() error {
 		return contains(f.tryCLI(t.Context(), "", "get", "meshtrafficpermissions", "-m", "default"))("allow-west.permission", "east")
 	})
 	// What is refused is refused by the API server, with the reason.

@@ -59,12 +59,12 @@ func testInjection(t *testing.T, f *fleet) {
 	}
 	// hostNetwork is left alone, with an event that says why.
 	must(t, f.east.Apply(t.Context(), podManifest(demo, "hostnet", "  hostNetwork: true\n", "", "")))
-	_, err = f.east.Kubectl(t.Context(), "", "-n", demo, "wait", "--for=condition=Ready", "pod/hostnet", "--timeout=60s")
+	_, err = f.east.Kubectl(t.Context(), "", "-n", demo, "wait", "--for=condition=Ready", "pod/hostnet", "--timeout=180s")
 	must(t, err)
 	if got := containers(t, f.east, demo, "app=hostnet"); strings.TrimSpace(got) != "app" {
 		t.Errorf("a pod of the host's network has %s", got)
 	}
-	eventually(t, 30*time.Second, "an event says why", func() error {
+	eventually(t, 120*time.Second, "an event says why", func() error {
 		return contains(f.east.Kubectl(t.Context(), "", "-n", demo, "get", "events", "--field-selector", "involvedObject.name=hostnet"))("hostNetwork")
 	})
 	_, err = f.east.Kubectl(t.Context(), "", "-n", demo, "delete", "pod", "hostnet", "--wait=false")

@@ -130,7 +130,7 @@ func TestAnswerOfCommitIsLost(t *testing.T) {
 	server := pgtest.Start(t)
 	dsn := server.Database(t)
 	p := newProxy(t, dsn)
-	s, direct := openWith(t, p.dsn, 30*time.Second), openWith(t, dsn, 30*time.Second)
+	s, direct := openWith(t, p.dsn, 10*time.Second), openWith(t, dsn, 10*time.Second)
 	if _, err := s.Write(t.Context(), "user:test", []store.Op{op("a", `1`)}); err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func TestDatabaseHangs(t *testing.T) {
 func TestBrokenConnectionsAreReplaced(t *testing.T) {
 	server := pgtest.Start(t)
 	p := newProxy(t, server.Database(t))
-	s := openWith(t, p.dsn, 30*time.Second)
+	s := openWith(t, p.dsn, 10*time.Second)
 	for i := range 5 {
 		p.cutAll()
 		if _, err := s.Write(t.Context(), "user:test", []store.Op{op("a", fmt.Sprint(i))}); err != nil {
@@ -203,7 +203,7 @@ func TestNobodyHearsTheDoorbell(t *testing.T) {
 	dsn := server.Database(t)
 	p := newProxy(t, dsn)
 	p.set([]byte("listen "), false) // no such statement passes
-	deaf, other := openWith(t, p.dsn, 30*time.Second), openWith(t, dsn, 30*time.Second)
+	deaf, other := openWith(t, p.dsn, 10*time.Second), openWith(t, dsn, 10*time.Second)
 	for i := range 3 {
 		at, err := other.Write(t.Context(), "user:test", []store.Op{op("a", fmt.Sprint(i))})
 		if err != nil {
@@ -224,7 +224,7 @@ func TestNobodyHearsTheDoorbell(t *testing.T) {
 func TestFalseDoorbell(t *testing.T) {
 	server := pgtest.Start(t)
 	dsn := server.Database(t)
-	s := openWith(t, dsn, 30*time.Second)
+	s := openWith(t, dsn, 10*time.Second)
 	exec(t, dsn, "do $$ begin perform pg_notify('tombolo_' || 'head'::regclass::oid, '999999'); perform pg_notify('tombolo_' || 'head'::regclass::oid, 'x'); end $$")
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
@@ -252,7 +252,7 @@ func TestSchemas(t *testing.T) {
 	server := pgtest.Start(t)
 	dsn := server.Database(t)
 	exec(t, dsn, "create schema one; create schema two")
-	one, two := openWith(t, dsn+"&search_path=one", 30*time.Second), openWith(t, dsn+"&search_path=two", 30*time.Second)
+	one, two := openWith(t, dsn+"&search_path=one", 10*time.Second), openWith(t, dsn+"&search_path=two", 10*time.Second)
 	for i := range 3 {
 		if at, err := one.Write(t.Context(), "user:test", []store.Op{op("a", fmt.Sprint(i))}); err != nil || at.Revision != mesh.Revision(i+1) {
 			t.Fatalf("%+v, %v", at, err)
@@ -273,7 +273,7 @@ func TestSynchronousCommit(t *testing.T) {
 	server := pgtest.Start(t)
 	dsn := server.Database(t)
 	exec(t, dsn, "do $$ begin execute format('alter database %I set synchronous_commit = off', current_database()); end $$")
-	s := openWith(t, dsn, 30*time.Second)
+	s := openWith(t, dsn, 10*time.Second)
 	at, err := s.Write(t.Context(), "user:test", []store.Op{op("a", `1`)})
 	if err != nil {
 		t.Fatal(err)
@@ -292,7 +292,7 @@ func TestSynchronousCommit(t *testing.T) {
 func TestCompactionEmptiesTheTable(t *testing.T) {
 	server := pgtest.Start(t)
 	dsn := server.Database(t)
-	s := openWith(t, dsn, 30*time.Second)
+	s := openWith(t, dsn, 10*time.Second)
 	for i := range 5 {
 		if _, err := s.Write(t.Context(), "user:test", []store.Op{op("a", fmt.Sprint(i))}); err != nil {
 			t.Fatal(err)
@@ -306,7 +306,7 @@ func TestCompactionEmptiesTheTable(t *testing.T) {
 
 func TestUnixSocket(t *testing.T) {
 	server := pgtest.Start(t)
-	s := openWith(t, server.SocketDSN, 30*time.Second)
+	s := openWith(t, server.SocketDSN, 10*time.Second)
 	if _, err := s.Write(t.Context(), "user:test", []store.Op{op("a", `1`)}); err != nil {
 		t.Fatal(err)
 	}
