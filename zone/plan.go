@@ -53,6 +53,9 @@ func (i inspector) plan(ctx context.Context, q wire.Question, w io.Writer) error
 	if err := i.e.await(ctx.Done(), &op{looks: true, run: func(*batch) { c = i.e.copy() }}); err != nil {
 		return err
 	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx) // the asker has left while the loop was busy
+	}
 	out, err := c.engine().guarded(p, i.e.log)
 	if err != nil {
 		return fmt.Errorf("plan: %w", err)
