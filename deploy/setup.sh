@@ -46,9 +46,9 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 		chmod +x /usr/sbin/policy-rc.d
 		trap 'rm -f /usr/sbin/policy-rc.d' EXIT
 	fi
-	apt-get update -qq
+	apt-get -o Acquire::Retries=5 update -qq
 	# shellcheck disable=SC2086
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+	DEBIAN_FRONTEND=noninteractive apt-get -o Acquire::Retries=5 install -y -qq --no-install-recommends $missing >/dev/null
 else
 	echo "install first:$missing (Debian and Ubuntu package names)" >&2
 	exit 1
