@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -44,8 +45,8 @@ func (s slow) Apply(to Position, changes []mesh.Change) error {
 func TestSilentGlobal(t *testing.T) {
 	type at struct {
 		g      *script
-		found  *int
-		others *bool
+		found  *atomic.Int64
+		others *atomic.Bool
 	}
 	for name, c := range map[string]struct {
 		level  uint32
@@ -74,11 +75,11 @@ func TestSilentGlobal(t *testing.T) {
 			play: func(at) { time.Sleep(time.Minute) }},
 		"nobody answers at first": {level: 3, sought: true, moved: true, play: func(a at) {
 			time.Sleep(10 * time.Second)
-			*a.others = true
+			a.others.Store(true)
 			time.Sleep(3 * time.Second)
 		}},
 		"it speaks while another is found": {level: 3, others: true, sought: true, play: func(a at) {
-			for *a.found == 0 {
+			for a.found.Load() == 0 {
 				time.Sleep(time.Millisecond)
 			}
 			a.g.say <- beat()
@@ -97,14 +98,17 @@ func TestSilentGlobal(t *testing.T) {
 				z := newFakeZone()
 				client, g := newTestClient(z), newScript()
 				client.cfg.Replica = slow{z, 5 * time.Second}
-				found, sought, left, others := 0, 0, 0, c.others
+				sought, left := 0, int64(0)
+				var found atomic.Int64
+				var others atomic.Bool
+				others.Store(c.others)
 				done := make(chan error, 1)
 				go func() {
 					done <- client.serve(g.opened(), func() {}, func(context.Context) (*opened, error) {
-						if sought++; !others {
+						if sought++; !others.Load() {
 							return nil, errNobody
 						}
-						found++
+						found.Add(1)
 						return &opened{address: "the other", end: func() { left++ }}, nil
 					})
 				}()
@@ -123,8 +127,8 @@ func TestSilentGlobal(t *testing.T) {
 				if (sought > 0) != c.sought || (m != nil) != c.moved {
 					t.Errorf("sought %d times, moved: %v", sought, m)
 				}
-				if m != nil && left != found-1 || m == nil && left != found {
-					t.Errorf("%d of %d that were found are left", left, found)
+				if m != nil && left != found.Load()-1 || m == nil && left != found.Load() {
+					t.Errorf("%d of %d that were found are left", left, found.Load())
 				}
 				if g.stop(); m == nil {
 					<-done
