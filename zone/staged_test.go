@@ -163,7 +163,11 @@ func (h *history) stagedAndReturned() {
 			refused = true
 		}
 	}
-	if h.rnd.IntN(4) == 0 {
+	forgets := len(h.e.files) > 0 // what a restart loses: files, until they are read again, and who drains
+	for _, p := range h.e.proxies {
+		forgets = forgets || p.draining || p.presence != present
+	}
+	if !forgets && h.rnd.IntN(4) == 0 {
 		h.last += " restart"
 		h.restart()
 	}
