@@ -292,12 +292,14 @@ func idle(ctx context.Context, _ *api, dir string, _ int) ([]row, error) {
 		if a == nil || b == nil || a.pid != b.pid {
 			return nil, fmt.Errorf("%s is not there", part.what)
 		}
-		memory := 40.0
-		if strings.HasPrefix(part.what, "agent") {
-			memory = 15
+		resident := row{what: part.what + ", idle: resident memory", got: float64(b.rss) / (1 << 20), unit: "MiB"}
+		own := row{what: part.what + ", idle: its own memory", got: float64(b.own) / (1 << 20), unit: "MiB"}
+		if strings.HasPrefix(part.what, "agent") { // many on a machine, which share the file's pages
+			own.budget = 15
+		} else {
+			resident.budget = 40
 		}
-		rows = append(rows,
-			row{what: part.what + ", idle: resident memory", got: float64(b.rss) / (1 << 20), budget: memory, unit: "MiB"},
+		rows = append(rows, resident, own,
 			row{what: part.what + ", idle: processor", got: 100 * (b.cpu - a.cpu).Seconds() / pause.Seconds(), budget: 0.5, unit: "% of a core"})
 	}
 	return rows, nil
@@ -306,8 +308,10 @@ func idle(ctx context.Context, _ *api, dir string, _ int) ([]row, error) {
 type proc struct {
 	pid     int
 	command string
-	rss     int64
-	cpu     time.Duration
+	// rss is resident memory in bytes: own, and pages of the program's file, which
+	// processes share and the kernel takes back when it needs them.
+	rss, own int64
+	cpu      time.Duration
 }
 
 func find(list []proc, command string) *proc {
@@ -354,7 +358,22 @@ func readProc(pid int) (proc, bool) {
 	number := func(i int) int64 { v, _ := strconv.ParseInt(f[i], 10, 64); return v }
 	const tick = 10 * time.Millisecond // USER_HZ is 100 on every Linux that Go runs on
 	return proc{pid: pid, command: strings.ReplaceAll(string(command), "\x00", " "),
-		rss: number(21) * int64(os.Getpagesize()), cpu: time.Duration(number(11)+number(12)) * tick}, true
+		rss: number(21) * int64(os.Getpagesize()), own: ownMemory(dir), cpu: time.Duration(number(11)+number(12)) * tick}, true
+}
+
+// ownMemory is what is resident and of no file, in bytes; 0 if it is not known.
+func ownMemory(dir string) int64 {
+	status, err := os.ReadFile(dir + "/status")
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(status), "\nRssAnon:")
+	fields := strings.Fields(rest)
+	if len(fields) < 2 {
+		return 0
+	}
+	kilobytes, _ := strconv.ParseInt(fields[0], 10, 64) // 0 if it is no number
+	return kilobytes << 10
 }
 
 // quantile in milliseconds.

@@ -35,8 +35,8 @@ type plane struct {
 	log  string
 	cmd  *exec.Cmd
 	done chan struct{}
-	// bare is its resident memory before anybody connected, in bytes.
-	bare int64
+	// bare is its memory before anybody connected.
+	bare proc
 }
 
 // world is a global, its zones and their fleets.
@@ -165,7 +165,7 @@ func (w *world) start(ctx context.Context) error {
 	if w.api, err = connect(filepath.Join(w.dir, "global"), "https://"+globalHost+":5682"); err != nil {
 		return err
 	}
-	w.global.bare = w.global.usage().rss
+	w.global.bare = w.global.usage()
 	for z := 1; z <= w.scenario.Topology.Zones; z++ {
 		if err := w.startZone(ctx, z); err != nil {
 			return err
@@ -224,7 +224,7 @@ func (w *world) startZone(ctx context.Context, z int) error {
 	if err != nil {
 		return err
 	}
-	p.bare = p.usage().rss
+	p.bare = p.usage()
 	w.fleets = append(w.fleets, load.New(context.WithoutCancel(ctx), load.Config{Address: zoneHost(z) + ":5678", TLS: &tls.Config{RootCAs: roots, ServerName: zoneHost(z)}}))
 	return nil
 }
@@ -305,7 +305,7 @@ func (w *world) specs(ctx context.Context, z int) ([]load.Spec, error) {
 			if err != nil {
 				return nil, err
 			}
-			spec.Light = t.Light
+			spec.Light, spec.Own = t.Light, t.Own
 			out = append(out, spec)
 		}
 	}

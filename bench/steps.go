@@ -269,12 +269,15 @@ func (w *world) memoryStep(ctx context.Context, at int) (metrics, error) {
 	if err := rest(ctx, w.scenario.Steps[at].For); err != nil {
 		return nil, err
 	}
-	rss, connected := int64(0), 0
+	rss, own, connected := int64(0), int64(0), 0
 	for i, z := range w.zones {
-		rss += z.usage().rss - z.bare
+		u := z.usage()
+		rss += u.rss - z.bare.rss
+		own += u.own - z.bare.own
 		connected += w.fleets[i].Connected()
 	}
-	return metrics{"per proxy": float64(rss) / 1024 / float64(max(1, connected)), "zones": float64(rss) / (1 << 20) / float64(len(w.zones)),
+	each := func(bytes int64) float64 { return float64(bytes) / 1024 / float64(max(1, connected)) }
+	return metrics{"per proxy": each(rss), "own per proxy": each(own), "zones": float64(rss) / (1 << 20) / float64(len(w.zones)),
 		"global": float64(w.global.usage().rss) / (1 << 20)}, nil
 }
 

@@ -118,7 +118,7 @@ func newServer(cfg *tls.Config, server *agents.Server, xds *delta.Server, e *eng
 	options := append(agents.ServerOptions(), grpc.StreamInterceptor(e.gate),
 		grpc.Creds(credentials.NewTLS(cfg)), grpc.MaxConcurrentStreams(maxStreamsPerConnection), grpc.MaxRecvMsgSize(maxMessage),
 		// TLS holds what it has decrypted: a buffer behind it would hold it twice.
-		grpc.ReadBufferSize(0), grpc.WriteBufferSize(writeBuffer), grpc.StaticStreamWindowSize(1<<16-1))
+		grpc.ReadBufferSize(0), grpc.WriteBufferSize(writeBuffer), grpc.StaticStreamWindowSize(1<<16-1), grpc.HeaderTableSize(0))
 	s := grpc.NewServer(options...)
 	agentv1.RegisterAgentServiceServer(s, server)
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(s, xds)

@@ -43,6 +43,8 @@ type Spec struct {
 	Names bool
 	// Light proxies share a connection with others: they are there to be called.
 	Light bool
+	// Own gives the agent a connection of its own, as agents have in life.
+	Own bool
 }
 
 // Fleet is the proxies of one zone.
@@ -97,7 +99,7 @@ func (f *Fleet) Add(specs ...Spec) error {
 func (f *Fleet) add(s Spec) (*Proxy, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	conn, err := f.shared(&f.agents, &f.inAgent)
+	conn, err := f.forAgent(s.Own)
 	if err != nil {
 		return nil, err
 	}
@@ -111,6 +113,14 @@ func (f *Fleet) add(s Spec) (*Proxy, error) {
 	f.proxies = append(f.proxies, p)
 	f.byName[s.Name] = p
 	return p, nil
+}
+
+func (f *Fleet) forAgent(own bool) (*grpc.ClientConn, error) {
+	if own {
+		var conn *grpc.ClientConn
+		return f.shared(&conn, new(int))
+	}
+	return f.shared(&f.agents, &f.inAgent)
 }
 
 // shared is a connection with a free place.

@@ -14,8 +14,8 @@ const (
 	// minGain is what is worth giving back, in bytes.
 	minGain = 2 << 20
 	// restRatio is how much longer than a giving back took none follows: it costs a
-	// hundredth of the time at most.
-	restRatio = 50
+	// twentieth of the time at most.
+	restRatio = 20
 )
 
 // Tend gives memory back to the system once the process is quiet and holds more than
