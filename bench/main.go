@@ -9,6 +9,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -70,25 +71,29 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	var rows []row
+	var failed []error // the others are run all the same: what was measured is not lost to one
 	if o.wants("demo", true) {
 		more, err := timed("demo", func() ([]row, error) { return demo(ctx, filepath.Join(dir, "demo"), o.changes) })
 		if err != nil {
-			return err
+			failed = append(failed, fmt.Errorf("demo: %w", err))
 		}
 		rows = append(rows, more...)
 	}
 	for _, s := range list {
-		if !o.wants(s.Name, s.Quick) {
+		if !o.wants(s.Name, s.Quick) || ctx.Err() != nil {
 			continue
 		}
 		more, err := timed(s.Name, func() ([]row, error) { return runScenario(ctx, filepath.Join(dir, s.Name), s) })
 		if err != nil {
-			return fmt.Errorf("%s: %w", s.Name, err)
+			failed = append(failed, fmt.Errorf("%s: %w", s.Name, err))
 		}
 		rows = append(rows, more...)
 	}
 	table := format(rows)
 	fmt.Print(table)
+	if err := errors.Join(failed...); err != nil {
+		return err // printed, but no table of the document: it would lack rows
+	}
 	if o.write {
 		name := "measured"
 		if o.full {
