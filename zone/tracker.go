@@ -341,12 +341,19 @@ func (t *tracker) Report() *zonesyncv1.Report {
 
 func (m *markProgress) report(rev int64) *zonesyncv1.ChangeProgress {
 	out := &zonesyncv1.ChangeProgress{Revision: rev}
-	for _, name := range slices.Sorted(maps.Keys(m.groups)) {
-		g := m.groups[name]
+	var named []string // groups of which there is more to say than numbers
+	for name, g := range m.groups {
 		out.Affected += uint32(g.nodes)
 		out.Behind += uint32(g.behind)
 		out.Rejected += uint32(g.rejected)
 		out.Done += uint32(max(0, g.nodes-g.behind-g.rejected))
+		if len(g.behindNodes)+len(g.rejections) > 0 {
+			named = append(named, name)
+		}
+	}
+	slices.Sort(named)
+	for _, name := range named {
+		g := m.groups[name]
 		for _, n := range g.behindNodes {
 			if len(out.BehindNames) < maxNames {
 				out.BehindNames = append(out.BehindNames, n)
