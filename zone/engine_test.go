@@ -391,3 +391,33 @@ func TestWhatIsLostStaysLost(t *testing.T) {
 		t.Error("presences", before, "became", after)
 	}
 }
+
+// What could not be read, so that its last good version stayed, goes when it is deleted.
+func TestDeletedAfterItCouldNotBeRead(t *testing.T) {
+	r := newRig(t, "east")
+	spec := `{"rules":[{"default":{"allow":[{"spiffeID":{"type":"Exact","value":"spiffe://default.east.mesh.local/workload/web"}}]}}]}`
+	allow := resource(t, mesh.KindMeshTrafficPermission, "default", "", "allow", spec)
+	unread := allow
+	unread.Spec = []byte(`{"rules":"nonsense"}`)
+	for _, restart := range []bool{false, true} {
+		r.turn(r.push(put(allow)))
+		r.turn(r.push(put(unread)))
+		if o, ok := r.e.object(allow.Key); !ok || len(r.e.kept) != 1 || string(o.Spec) != spec {
+			t.Fatalf("the last good version is not kept: %v", r.e.kept)
+		}
+		if restart {
+			r.restart()
+		}
+		r.turn(r.push(del(allow.Key)))
+		if _, ok := r.e.object(allow.Key); ok || len(r.e.kept) > 0 {
+			t.Error("it is in force though it was deleted")
+		}
+		if p := r.e.problems(); len(p) > 0 {
+			t.Error(p)
+		}
+		r.restart()
+		if _, ok := r.e.object(allow.Key); ok || len(r.e.kept) > 0 {
+			t.Error("it is back after a restart")
+		}
+	}
+}

@@ -73,6 +73,7 @@ func (e *engine) take(b *batch, to zonesync.Position, mark mesh.Revision, change
 		c := last[k]
 		if c.Deleted {
 			b.must.DeleteResources = append(b.must.DeleteResources, k)
+			delete(kept, k) // what keeps an identity all the same is the ratchet
 			continue
 		}
 		b.must.PutResources = append(b.must.PutResources, c.Resource)
