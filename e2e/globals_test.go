@@ -60,9 +60,10 @@ func (w *twin) startSecond() {
 	w.listens(h, p, h.IP+":"+apiPort, h.IP+":"+syncPort)
 }
 
-// at runs the command line against one of the globals.
+// at runs the command line against one of the globals, on its host: the other's may be
+// cut off.
 func (w *twin) at(context, stdin string, args ...string) (string, error) {
-	return w.tryCLI(stdin, append([]string{"--context", context}, args...)...)
+	return w.hosts[context].Run([]string{"TOMBOLO_CONFIG=" + w.path("config.yaml")}, stdin, w.bin, append([]string{"--context", context}, args...)...)
 }
 
 // identify reads the ids of the instances, and that each reaches the other.
@@ -108,19 +109,32 @@ func (w *twin) home(context string) map[string]string {
 	return at
 }
 
-// answersOf asserts that a global answers for both zones: status, wait, inspection.
+// answersOf asserts that a global answers for both zones, wherever they are: wait,
+// status and history, inspection of proxies and of a policy, explanation and plan.
 func (w *twin) answersOf(context string) {
 	w.t.Helper()
 	w.limit += time.Second
-	if _, err := w.at(context, timeout(30*time.Second+w.limit), "apply", "-f", "-", "--wait=60s"); err != nil {
+	applied, err := w.at(context, timeout(30*time.Second+w.limit), "apply", "-f", "-", "--wait=60s")
+	if err != nil {
 		w.t.Errorf("apply --wait at %s: %v", context, err)
 	}
+	_, revision, _ := strings.Cut(applied, "revision ")
+	revision, _, _ = strings.Cut(revision, "\n")
 	for zone := range w.zones {
 		for _, what := range []string{"config", "clusters"} {
 			out, err := w.at(context, "", "inspect", "dataplane", "web-"+zone, what, "--zone", zone)
 			if err != nil || !strings.Contains(out, "kri_") {
 				w.t.Errorf("inspect %s of web-%s at %s: %v, %d bytes", what, zone, context, err, len(out))
 			}
+		}
+	}
+	for _, verb := range [][]string{{"inspect", "policy", "meshtimeout/a-probe"}, {"plan", "-f", "-"}, {"rollout", "history"}, {"rollout", "status", revision}, {"get", "changes"}, {"explain", "web-east.east", "backend"}} {
+		out, err := w.at(context, timeout(90*time.Second), verb...)
+		if verb[0] == "plan" && strings.Contains(out, "east") && strings.Contains(out, "west") && !strings.Contains(out, "offline") {
+			continue // exits with 1, since there is a difference
+		}
+		if err != nil || len(out) == 0 {
+			w.t.Errorf("%s at %s: %v\n%s", strings.Join(verb, " "), context, err, out)
 		}
 	}
 }
