@@ -36,6 +36,7 @@ import (
 
 	"github.com/tombolo-mesh/tombolo/identity"
 	"github.com/tombolo-mesh/tombolo/identity/ca"
+	"github.com/tombolo-mesh/tombolo/internal/ports"
 	"github.com/tombolo-mesh/tombolo/internal/serverca"
 	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
 )
@@ -104,17 +105,7 @@ func newFakeZone(t *testing.T) *fakeZone {
 		t.Fatal(err)
 	}
 	return &fakeZone{t: t, tls: server.TLS(), caFile: filepath.Join(dir, serverca.CAFile),
-		address: fmt.Sprintf("127.0.0.1:%d", freePort(t)), authority: authority, inbound: freePort(t), session: "session-1"}
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+		address: fmt.Sprintf("127.0.0.1:%d", ports.Free(t)), authority: authority, inbound: ports.Free(t), session: "session-1"}
 }
 
 // start serves until stop or the end of the test.

@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/tombolo-mesh/tombolo/internal/ports"
 	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
 )
 
@@ -154,7 +155,8 @@ func (r *running) result(t *testing.T) error {
 
 func startApp(t *testing.T, z *fakeZone, h http.HandlerFunc) *httptest.Server {
 	t.Helper()
-	app := httptest.NewServer(h)
+	app := &httptest.Server{Listener: ports.Listen(t), Config: &http.Server{Handler: h}}
+	app.Start()
 	t.Cleanup(app.Close)
 	z.app = app.Listener.Addr().(*net.TCPAddr).Port
 	return app

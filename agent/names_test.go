@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tombolo-mesh/tombolo/internal/ports"
 	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
 )
 
@@ -32,8 +33,8 @@ func TestNamesOfTheMesh(t *testing.T) {
 	startApp(t, z, hello)
 	z.start()
 	cfg := testConfig(t, z)
-	cfg.ReadinessAddress = fmt.Sprintf("127.0.0.1:%d", freePort(t))
-	cfg.DNS, cfg.DNSPort, cfg.DNSUpstreams = true, freePort(t), []string{"127.0.0.1:1"}
+	cfg.ReadinessAddress = fmt.Sprintf("127.0.0.1:%d", ports.Free(t))
+	cfg.DNS, cfg.DNSPort, cfg.DNSUpstreams = true, ports.Free(t), []string{"127.0.0.1:1"}
 	r := startConfigured(t, z, cfg)
 	eventually(t, "Envoy takes traffic", func() bool {
 		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", z.inbound))

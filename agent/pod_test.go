@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/tombolo-mesh/tombolo/agent/appprobe"
+	"github.com/tombolo-mesh/tombolo/internal/ports"
 	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
 )
 
@@ -29,7 +30,7 @@ func podConfig(t *testing.T, z *fakeZone) Config {
 		t.Fatal(err)
 	}
 	cfg.Kubernetes, cfg.Dataplane, cfg.ZoneCA, cfg.ZoneCAPEM = true, "", "", string(pem)
-	cfg.ReadinessAddress = fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	cfg.ReadinessAddress = fmt.Sprintf("127.0.0.1:%d", ports.Free(t))
 	cfg.PodIPs = []string{"127.0.0.1", "::1"}
 	return cfg
 }
@@ -42,7 +43,7 @@ func TestPod(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.AppProbes, cfg.AppProbesAddress = string(probes), fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	cfg.AppProbes, cfg.AppProbesAddress = string(probes), fmt.Sprintf("127.0.0.1:%d", ports.Free(t))
 	drained := false
 	z.onDrain = func() { drained = true }
 	r := startConfigured(t, z, cfg)

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/tombolo-mesh/tombolo/identity/ca"
+	"github.com/tombolo-mesh/tombolo/internal/ports"
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/mesh/ir"
 	"github.com/tombolo-mesh/tombolo/xds"
@@ -52,7 +53,7 @@ type zones struct {
 
 func newZones(t *testing.T) *zones {
 	z := &zones{rig: newRig(t, "default.east.mesh.local", "default.west.mesh.local")}
-	z.app = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	app := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		z.served.Add(1)
 		if r.URL.Path == "/slow" {
 			select {
@@ -65,7 +66,9 @@ func newZones(t *testing.T) *zones {
 			return
 		}
 		fmt.Fprintf(w, "%s %s %s", r.URL.Path, r.Header.Get("X-Forwarded-Client-Cert"), r.Header.Get("X-Route"))
-	}))
+	})
+	z.app = &httptest.Server{Listener: ports.Listen(t), Config: &http.Server{Handler: app}}
+	z.app.Start()
 	t.Cleanup(z.app.Close)
 	z.tcpApp = echoServer(t, &z.accepted)
 	z.webHTTP, z.webTCP, z.inHTTP, z.inTCP, z.ingress = freePort(t), freePort(t), freePort(t), freePort(t), freePort(t)
@@ -658,10 +661,4 @@ func echoUpgraded(w http.ResponseWriter) {
 
 func portOf(l net.Listener) uint32 { return uint32(l.Addr().(*net.TCPAddr).Port) }
 
-func freePort(t *testing.T) uint32 {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close()
-	return portOf(l)
-}
+func freePort(t *testing.T) uint32 { return uint32(ports.Free(t)) }

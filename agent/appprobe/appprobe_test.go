@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/tombolo-mesh/tombolo/internal/ports"
 )
 
 // application answers on plain HTTP; what a request looked like is its answer's
@@ -68,12 +70,7 @@ func TestServer(t *testing.T) {
 	grpc_health_v1.RegisterHealthServer(rpc, checks)
 	go func() { _ = rpc.Serve(listener) }() // ends with Stop
 	defer rpc.Stop()
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	nobody := portOf(t, closed.Addr().String())
-	_ = closed.Close()
+	nobody := uint16(ports.Free(t))
 
 	http1, https, rpcPort := portOf(t, plain.Listener.Addr().String()), portOf(t, secure.Listener.Addr().String()), portOf(t, listener.Addr().String())
 	for name, c := range map[string]struct {

@@ -33,7 +33,7 @@ func rooms() []room {
 		{"identity/...", []string{"identity/..."}, "foundation: who is who, usable everywhere"},
 		{"internal/...", nil, "foundation: small tools that know nothing of the house"},
 		{"internal/gen", []string{"mesh", "mesh/schema"}, "derives files from kinds, decides nothing"},
-		{"internal/pgtest", nil, "starts servers for tests, knows no schema"},
+		{"internal/pgtest", []string{"internal/ports"}, "starts servers for tests, knows no schema"},
 		{"mesh", []string{"identity/..."}, "the domain is pure: shared by global, zone and CLI, testable without I/O"},
 		{"mesh/schema", []string{"mesh", "identity/..."}, "schemas are derived from kinds alone"},
 		{"mesh/ir", []string{"mesh", "identity/..."}, "what proxies must do, said without Envoy, so that policy has Envoy-free tests"},

@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/tombolo-mesh/tombolo/internal/ports"
 )
 
 const (
@@ -43,6 +45,7 @@ type Server struct {
 
 	dir, bin, password string
 	port               int
+	release            func()
 	owned              bool
 	credential         *syscall.Credential
 	run                *process
@@ -86,17 +89,11 @@ func Launch(ctx context.Context, dir string) (s *Server, err error) {
 	if err := s.initialise(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("start PostgreSQL: %w", err), s.remove())
 	}
-	// Another process may take the port between the choice and the start.
-	for attempt := 0; ; attempt++ {
-		if s.port, err = freePort(); err != nil {
-			return nil, errors.Join(err, s.remove())
-		}
-		if err = s.Restart(ctx); err == nil {
-			break
-		}
-		if attempt == 2 || ctx.Err() != nil {
-			return nil, errors.Join(err, s.remove())
-		}
+	if s.port, s.release, err = ports.Reserve(); err != nil {
+		return nil, errors.Join(err, s.remove())
+	}
+	if err = s.Restart(ctx); err != nil {
+		return nil, errors.Join(err, s.Stop())
 	}
 	s.DSN = s.dsn("tombolo")
 	socket := url.Values{"host": {s.dir}, "port": {strconv.Itoa(s.port)}, "sslmode": {"disable"}}
@@ -162,7 +159,10 @@ func (s *Server) Restart(ctx context.Context) error {
 }
 
 // Stop ends the server and removes a folder that Launch made.
-func (s *Server) Stop() error { return errors.Join(s.end(syscall.SIGQUIT), s.remove()) }
+func (s *Server) Stop() error {
+	defer s.release()
+	return errors.Join(s.end(syscall.SIGQUIT), s.remove())
+}
 
 func (s *Server) remove() error {
 	if !s.owned {
@@ -339,12 +339,4 @@ func major(version string) int {
 		n = n*10 + int(c-'0')
 	}
 	return n
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
-	}
-	return l.Addr().(*net.TCPAddr).Port, l.Close()
 }

@@ -32,6 +32,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/tombolo-mesh/tombolo/internal/ports"
 	"github.com/tombolo-mesh/tombolo/xds/delta"
 	"github.com/tombolo-mesh/tombolo/xds/xdstest"
 )
@@ -71,10 +72,7 @@ func script(t *testing.T, start starter) {
 		Log:             slog.New(slog.DiscardHandler),
 		ClustersTimeout: unanswered,
 	})
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := ports.Listen(t)
 	var server *grpc.Server
 	serve := func(l net.Listener) {
 		server = grpc.NewServer()
@@ -305,14 +303,7 @@ func findEnvoy(t *testing.T) string {
 	return ""
 }
 
-func freePort(t *testing.T) uint32 {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return uint32(l.Addr().(*net.TCPAddr).Port)
-}
+func freePort(t *testing.T) uint32 { return uint32(ports.Free(t)) }
 
 func realCluster(name string, version int, bad bool) *delta.Resource {
 	c := &clusterv3.Cluster{
