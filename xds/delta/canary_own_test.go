@@ -10,10 +10,7 @@ func TestOwnResourcesAreNotTried(t *testing.T) {
 		for i, k := range c.all {
 			c.s.Assign(k.st.node.id, "g", NewSet([]*Resource{res(secretType, "identity", string(rune('a'+round))+string(rune('a'+i)))}))
 			for _, other := range c.all {
-				select {
-				case <-other.st.wake:
-				default:
-				}
+				other.st.sending = false
 			}
 			heard := c.heard()
 			if len(heard) != 1 || len(heard[i]) != 1 {
@@ -21,7 +18,7 @@ func TestOwnResourcesAreNotTried(t *testing.T) {
 			}
 			k.ack(heard[i]...)
 			for j, other := range c.all {
-				if j != i && len(other.st.wake) > 0 {
+				if j != i && other.st.sending {
 					t.Errorf("round %d: node %d is woken by the certificate of node %d", round, j, i)
 				}
 			}

@@ -50,6 +50,10 @@ func (st *stream) handle(req *discoveryv3.DeltaDiscoveryRequest, now time.Time) 
 	if st.reason != nil {
 		return st.reason
 	}
+	if st.landed(req, now) {
+		return nil
+	}
+	st.book()
 	t := st.types[req.TypeUrl]
 	first := t == nil || t.unasked
 	if first {
@@ -357,6 +361,7 @@ func (st *stream) refused(t *typeState, f *flight, name, reason string) {
 	default:
 		st.node.refusedAt = st.server.now()
 	}
+	st.server.refusals++
 	rejection := &Rejection{Node: st.node.id, TypeURL: t.typeURL, Resource: name, Version: version, Reason: reason}
 	enter(&st.node.rejected, k, rejection)
 	if s := st.server; s.nodes[st.node.id] == st.node {

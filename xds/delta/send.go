@@ -5,7 +5,6 @@ import (
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"google.golang.org/protobuf/types/known/anypb"
 )
 
 // Bounds of what is sent.
@@ -24,6 +23,13 @@ func (st *stream) next(now time.Time) (*discoveryv3.DeltaDiscoveryResponse, time
 	if !st.node.group.published {
 		return nil, time.Time{}
 	}
+	if resp := st.ride(now); resp != nil {
+		return resp, time.Time{}
+	}
+	if st.riding != nil && st.seen == st.node.group.version && !st.pending() {
+		return nil, time.Time{}
+	}
+	st.book()
 	st.catchUp()
 	st.until = time.Time{}
 	until := earlier(st.expire(now), st.unasked(now))
@@ -325,14 +331,8 @@ func (st *stream) launch(t *typeState, f *flight, now time.Time) *discoveryv3.De
 		enter(&t.flying, name, f)
 	}
 	t.flights = append(t.flights, f)
-	resp := &discoveryv3.DeltaDiscoveryResponse{
-		SystemVersionInfo: strconv.FormatInt(st.node.group.mark, 10),
-		TypeUrl:           t.typeURL, Nonce: f.nonce, RemovedResources: f.removed,
-		Resources: make([]*discoveryv3.Resource, len(f.resources)),
-	}
-	for i, r := range f.resources {
-		resp.Resources[i] = &discoveryv3.Resource{Name: r.Name, Version: r.Version, Resource: &anypb.Any{TypeUrl: r.TypeURL, Value: r.Body}}
-	}
+	resp := responseOf(t.typeURL, f.nonce, st.node.group.mark, f.resources)
+	resp.RemovedResources = f.removed
 	if t.typeURL == clusterType {
 		f.deadline = now.Add(st.allowance(len(f.items)))
 		st.followed(f)

@@ -36,6 +36,7 @@ type Server struct {
 	retired   map[proof]struct{}
 	contested map[proof]bool
 	verdicts  []Verdict
+	refusals  int64 // counts them
 	memo      []memo
 	names     *registry // of all streams
 	events    []func()

@@ -62,6 +62,8 @@ type flight struct {
 	carried   map[string]carried // of CDS and EDS
 	deadline  time.Time          // of CDS
 	releasing bool               // it takes suspects back
+	wave      *wave              // that it is of
+	view      *view              // what the proxy has once it answers for a wave
 }
 
 // carried is a cluster or its endpoints on their way.

@@ -3,6 +3,7 @@ package delta
 import (
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -40,11 +41,19 @@ type stream struct {
 	stuck   bool          // taking clusters back did not help
 	holding time.Time     // since when removals of clusters wait
 	until   time.Time     // when to look again at what canaries try
-	wake    chan struct{} // one token: look again
+	peer    sender         // nil until it is served
+	sending bool           // a goroutine sends, and looks again before it ends; or will, with the peer
+	senders sync.WaitGroup // that goroutine
+	alarm   *time.Timer    // has it look again
 	ended   chan struct{}
-	reason  error // set before ended is closed
-	current view  // scratch of view
-	settled *view // what the proxy had when it last had everything
+	reason  error      // set before ended is closed
+	current view       // scratch of view
+	settled *view      // what the proxy had when it last had everything
+	riding  *typeState // whose one flight is a wave's and not booked by name
+}
+
+type sender interface {
+	Send(*discoveryv3.DeltaDiscoveryResponse) error
 }
 
 // StreamAggregatedResources refuses the state-of-the-world form.
@@ -53,8 +62,9 @@ func (s *Server) StreamAggregatedResources(discoveryv3.AggregatedDiscoveryServic
 }
 
 // DeltaAggregatedResources serves one stream until the peer goes, its node is
-// unassigned, or another stream of the node takes its place. It sends; a second
-// goroutine reads, and ends with the stream.
+// unassigned, or another stream of the node takes its place. It waits; a second
+// goroutine reads, and ends with the stream, and a third sends while there is
+// something to send.
 func (s *Server) DeltaAggregatedResources(peer discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
 	if err := s.admit(); err != nil {
 		return err
@@ -71,8 +81,14 @@ func (s *Server) DeltaAggregatedResources(peer discoveryv3.AggregatedDiscoverySe
 	if err != nil {
 		return err
 	}
+	s.mu.Lock()
+	st.peer, st.sending = peer, false
+	st.wakeUp()
+	s.mu.Unlock()
 	go s.read(st, peer)
-	return s.write(st, peer)
+	<-st.ended
+	st.senders.Wait()
+	return st.reason
 }
 
 // open makes a stream of what a peer says first. One that is returned must be
@@ -135,53 +151,59 @@ func firstRequest(peer discoveryv3.AggregatedDiscoveryService_DeltaAggregatedRes
 	}
 }
 
-// write sends until the stream ends. What accumulates while it blocks is marks. It
-// waits nearly always, so that it sends apart.
-func (s *Server) write(st *stream, peer discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	var until time.Time
-	sendAll := func() (err error) {
-		until, err = s.sendAll(st, peer)
-		return err
+// wakeUp has a goroutine look what there is to send, unless one is at it. The caller
+// holds the lock. What accumulates while the peer takes nothing is marks.
+func (st *stream) wakeUp() {
+	if st.sending || st.reason != nil {
+		return
 	}
-	for {
-		if err := memory.Apart(sendAll); err != nil {
-			return err
-		}
-		wait := time.Hour
-		if !until.IsZero() {
-			wait = max(0, time.Until(until))
-		}
-		timer.Reset(wait)
-		select {
-		case <-st.wake:
-		case <-timer.C:
-		case <-peer.Context().Done():
-			return peer.Context().Err()
-		case <-st.ended:
-			return st.reason
-		}
+	st.sending = true
+	if st.peer != nil {
+		st.senders.Add(1)
+		go st.send()
 	}
 }
 
-// sendAll sends what there is to send, and says when to look again at the latest:
-// zero for when something changes.
-func (s *Server) sendAll(st *stream, peer discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) (until time.Time, err error) {
+// send sends what there is to send, and ends.
+func (st *stream) send() {
+	defer st.senders.Done()
+	s := st.server
 	for {
 		s.mu.Lock()
 		var resp *discoveryv3.DeltaDiscoveryResponse
 		if st.reason == nil {
-			resp, until = st.next(s.now())
+			var until time.Time
+			now := s.now()
+			if resp, until = st.next(now); resp == nil && !until.IsZero() {
+				st.lookAgain(until.Sub(now))
+			}
 		}
+		st.sending = resp != nil
 		s.unlock()
 		if resp == nil {
-			return until, nil
+			return
 		}
-		if err := peer.Send(resp); err != nil {
-			return until, err
+		if err := st.peer.Send(resp); err != nil {
+			s.mu.Lock()
+			st.sending = false
+			st.end(err)
+			s.mu.Unlock()
+			return
 		}
 	}
+}
+
+// lookAgain wakes the stream up after a while.
+func (st *stream) lookAgain(after time.Duration) {
+	if st.alarm != nil {
+		st.alarm.Reset(after)
+		return
+	}
+	st.alarm = time.AfterFunc(after, func() {
+		st.server.mu.Lock()
+		defer st.server.mu.Unlock()
+		st.wakeUp()
+	})
 }
 
 func (s *Server) admit() error {
@@ -238,7 +260,7 @@ func (s *Server) attach(id string) (*stream, error) {
 		s.mu.Unlock()
 		return nil, status.Errorf(codes.Unavailable, "node %q is not registered", id)
 	}
-	st := &stream{server: s, node: n, types: map[string]*typeState{}, opened: s.now(), wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	st := &stream{server: s, node: n, types: map[string]*typeState{}, opened: s.now(), ended: make(chan struct{})}
 	if old := n.stream; old != nil {
 		n.group.leave(old)
 		old.abandon()
@@ -267,18 +289,14 @@ func (s *Server) detach(st *stream) {
 	s.unlock()
 }
 
-// end stops the writer; the first reason stands.
+// end stops the stream; the first reason stands.
 func (st *stream) end(reason error) {
 	if st.reason == nil {
 		st.reason = reason
+		if st.alarm != nil {
+			st.alarm.Stop()
+		}
 		close(st.ended)
-	}
-}
-
-func (st *stream) wakeUp() {
-	select {
-	case st.wake <- struct{}{}:
-	default:
 	}
 }
 

@@ -1,0 +1,219 @@
+package delta
+
+import (
+	"slices"
+	"strconv"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// Most changes concern one type, go to proxies that have everything else, and were
+// accepted by some already. Then all that a proxy needs is what its neighbours need: a
+// response that is made once. Whatever else happens to a stream before it has answered
+// is dealt with name by name, as if the response had been its own.
+
+// carriers are the types that travel in waves: what is named by clusters, listeners and
+// each other, in no order among themselves.
+var carriers = [...]string{endpointType, secretType, routeType, extensionType}
+
+// course is what streams have in common that can share a wave: the version that they
+// had everything of, and the names that they subscribed to of each of the carriers.
+type course struct {
+	from  int64
+	names [len(carriers)]*sharedNames
+}
+
+// wave is one response to many streams. It does not change, but for tested and accepted.
+type wave struct {
+	typeURL   string
+	items     map[string]string
+	resources []*Resource
+	response  *discoveryv3.DeltaDiscoveryResponse
+	layers    []*Set
+	// At how many refusals all of it was found to be accepted, and its acceptance booked.
+	tested, booked int64
+}
+
+// ride is the response of the wave that brings a stream from the version that it has
+// everything of to the newest; nil when it is no such stream, or there is no such wave.
+func (st *stream) ride(now time.Time) *discoveryv3.DeltaDiscoveryResponse {
+	g := st.node.group
+	if st.seen == g.version || !st.even(now) {
+		return nil
+	}
+	w := st.wave()
+	if w == nil {
+		return nil
+	}
+	t := st.types[w.typeURL]
+	f := &flight{nonce: w.response.Nonce, items: w.items, sent: now, wave: w, view: &view{layers: w.layers, own: st.node.own}}
+	t.flights = append(t.flights, f)
+	st.riding, st.seen = t, g.version
+	st.server.metrics.pushes.WithLabelValues(short(t.typeURL)).Inc()
+	return w.response
+}
+
+// even says that the proxy has exactly what was published up to the version that the
+// stream has seen.
+func (st *stream) even(now time.Time) bool {
+	n := st.node
+	if st.settled == nil || len(n.rejected) > 0 || len(n.spoilt) > 0 || len(n.maybe) > 0 || now.Before(n.lacking.Add(lackingTime)) {
+		return false
+	}
+	for _, t := range st.types {
+		if !t.idle() || t.base == nil || len(t.over) > 0 || len(t.alone) > 0 || t.limit > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// wave finds or makes the wave of a stream that is even.
+func (st *stream) wave() *wave {
+	g := st.node.group
+	at := course{from: st.seen}
+	for i, typeURL := range carriers {
+		t := st.types[typeURL]
+		if t == nil {
+			continue
+		}
+		if t.wildcard || len(t.names.added)+len(t.names.lost) > 0 {
+			return nil
+		}
+		at.names[i] = t.names.shared
+	}
+	w, known := g.waves[at]
+	if !known {
+		w = g.wave(st)
+		enter(&g.waves, at, w)
+	}
+	if w == nil || st.types[w.typeURL] == nil || !w.isAccepted(g.server) {
+		return nil
+	}
+	if own := st.node.own; own != nil && len(own.types[w.typeURL]) > 0 {
+		for name := range w.items {
+			if own.Get(w.typeURL, name) != nil {
+				return nil
+			}
+		}
+	}
+	return w
+}
+
+// wave makes the one that brings a stream, and those like it, to the newest version; nil
+// when that takes more than one response with additions of one type.
+func (g *group) wave(st *stream) *wave {
+	w := &wave{layers: g.layers}
+	v := view{layers: g.layers}
+	simple, size := true, 0
+	var urgencies [2]bool
+	remembered := g.since(st.seen, func(k Key, urgent bool) {
+		if !slices.Contains(carriers[:], k.TypeURL) {
+			simple = false
+			return
+		}
+		t := st.types[k.TypeURL]
+		if t == nil || !t.subscribed(k.Name) {
+			return
+		}
+		r := v.get(k.TypeURL, k.Name)
+		if r == nil || w.typeURL != "" && w.typeURL != k.TypeURL {
+			simple = false
+			return
+		}
+		old := view{layers: t.base.layers}
+		if old.version(k.TypeURL, k.Name) == r.Version {
+			return
+		}
+		if _, twice := w.items[k.Name]; !twice {
+			w.typeURL = k.TypeURL
+			enter(&w.items, k.Name, r.Version)
+			w.resources = append(w.resources, r)
+			size += len(r.Body)
+		}
+		if urgent {
+			urgencies[1] = true
+		} else {
+			urgencies[0] = true
+		}
+	})
+	simple = simple && !(urgencies[0] && urgencies[1]) // what is urgent goes before what is not
+	if !remembered || !simple || len(w.resources) == 0 || size > maxResponse && len(w.resources) > 1 {
+		return nil
+	}
+	slices.SortFunc(w.resources, func(a, b *Resource) int { return compareKeys(Key{Name: a.Name}, Key{Name: b.Name}) })
+	w.response = responseOf(w.typeURL, "w"+strconv.FormatInt(g.version, 10), g.mark, w.resources)
+	return w
+}
+
+// isAccepted says that some Envoy runs each of its versions, and none is to be tried first.
+func (w *wave) isAccepted(s *Server) bool {
+	if w.tested == s.refusals+1 || w.typeURL == endpointType {
+		return true
+	}
+	for name, version := range w.items {
+		if _, ok := s.proven[proof{Key{w.typeURL, name}, version}]; !ok {
+			return false
+		}
+	}
+	w.tested = s.refusals + 1
+	return true
+}
+
+// landed takes in a request that does nothing but accept a wave.
+func (st *stream) landed(req *discoveryv3.DeltaDiscoveryRequest, now time.Time) bool {
+	t := st.riding
+	if t == nil || req.TypeUrl != t.typeURL || req.ErrorDetail != nil || len(req.ResourceNamesSubscribe)+len(req.ResourceNamesUnsubscribe) > 0 {
+		return false
+	}
+	f := t.flights[0]
+	if req.ResponseNonce != f.nonce {
+		return false
+	}
+	s := st.server
+	t.flights, t.base, t.answered, st.riding = nil, f.view, now, nil
+	s.metrics.acks.WithLabelValues(short(t.typeURL)).Observe(now.Sub(f.sent).Seconds())
+	if w := f.wave; w.booked != s.refusals+1 {
+		w.booked = s.refusals + 1
+		v := st.view()
+		for name, version := range w.items {
+			k := Key{t.typeURL, name}
+			s.proveCurrent(v, k, version)
+			s.acquit(st.node.group, k, version)
+		}
+	}
+	st.settle(now)
+	return true
+}
+
+// book enters the flight of a wave name by name.
+func (st *stream) book() {
+	t := st.riding
+	if t == nil {
+		return
+	}
+	st.riding = nil
+	f := t.flights[0]
+	if t.keeps() {
+		f.resources = f.wave.resources
+		st.carry(t, f)
+		f.resources = nil
+	}
+	for name := range f.items {
+		enter(&t.flying, name, f)
+	}
+}
+
+// responseOf assembles a response around the shared bytes of resources.
+func responseOf(typeURL, nonce string, mark int64, resources []*Resource) *discoveryv3.DeltaDiscoveryResponse {
+	resp := &discoveryv3.DeltaDiscoveryResponse{
+		SystemVersionInfo: strconv.FormatInt(mark, 10), TypeUrl: typeURL, Nonce: nonce,
+		Resources: make([]*discoveryv3.Resource, len(resources)),
+	}
+	for i, r := range resources {
+		resp.Resources[i] = &discoveryv3.Resource{Name: r.Name, Version: r.Version, Resource: &anypb.Any{TypeUrl: r.TypeURL, Value: r.Body}}
+	}
+	return resp
+}
