@@ -28,8 +28,8 @@ type group struct {
 	streams   map[*stream]struct{} // of its connected nodes
 	open      []*publication       // not settled, oldest first
 	settled   []Progress
-	good      map[Key]Good // accepted, and replaced or removed by what nobody accepted yet
-	notified  bool         // OnProgress was called and Progress not yet
+	good      map[Key]Good     // accepted, and replaced or removed by what nobody accepted yet
+	notified  bool             // OnProgress was called and Progress not yet
 	waves     map[course]*wave // to version
 	// awaiting are versions that some of its streams wait for others to try.
 	awaiting map[proof]struct{}

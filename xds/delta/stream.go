@@ -38,9 +38,9 @@ type stream struct {
 	done    int64    // group version up to which everything is answered
 	nonces  int64
 	opened  time.Time
-	stuck   bool          // taking clusters back did not help
-	holding time.Time     // since when removals of clusters wait
-	until   time.Time     // when to look again at what canaries try
+	stuck   bool           // taking clusters back did not help
+	holding time.Time      // since when removals of clusters wait
+	until   time.Time      // when to look again at what canaries try
 	peer    sender         // nil until it is served
 	sending bool           // a goroutine sends, and looks again before it ends; or will, with the peer
 	senders sync.WaitGroup // that goroutine
