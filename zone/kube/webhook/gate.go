@@ -121,7 +121,7 @@ func (c *gatedConn) Close() error {
 }
 
 // hurry bounds how long the body of a request takes from now on.
-func hurry(w http.ResponseWriter) {
+func hurry(w http.ResponseWriter, budget time.Duration) {
 	// What has no deadlines, such as a test's recorder, has no slow bodies.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyBudget))
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(budget))
 }

@@ -49,6 +49,8 @@ type Server struct {
 	// its way, by source.
 	slots   chan struct{}
 	reading *gate
+	// budget bounds the time that a request's body takes.
+	budget time.Duration
 }
 
 // NewServer checks the configuration. It does no I/O.
@@ -62,7 +64,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg, slots: make(chan struct{}, maxInFlight), reading: newGate(perSource)}, nil
+	return &Server{cfg: cfg, slots: make(chan struct{}, maxInFlight), reading: newGate(perSource), budget: bodyBudget}, nil
 }
 
 // Run serves until ctx ends, and then what is in flight.
@@ -157,7 +159,7 @@ func (s *Server) review(w http.ResponseWriter, r *http.Request, handler Handler)
 // read takes the body of a request. Those of one source that dawdle are in nobody
 // else's way.
 func (s *Server) read(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
-	ctx, cancel := context.WithTimeout(r.Context(), bodyBudget)
+	ctx, cancel := context.WithTimeout(r.Context(), s.budget)
 	defer cancel()
 	leave, ok := s.reading.enter(ctx, host(r.RemoteAddr))
 	if !ok {
@@ -165,14 +167,14 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
 		return nil, false
 	}
 	defer leave()
-	hurry(w)
+	hurry(w, s.budget)
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxReview))
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
 		http.Error(w, fmt.Sprintf("body must have at most %d bytes", maxReview), http.StatusRequestEntityTooLarge)
 	case err != nil:
-		http.Error(w, fmt.Sprintf("body must be sent within %s: %v", bodyBudget, err), http.StatusRequestTimeout)
+		http.Error(w, fmt.Sprintf("body must be sent within %s: %v", s.budget, err), http.StatusRequestTimeout)
 	}
 	return body, err == nil
 }

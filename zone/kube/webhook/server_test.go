@@ -80,7 +80,7 @@ func TestServer(t *testing.T) {
 			if c.change != nil {
 				c.change(&cfg)
 			}
-			s := &Server{cfg: ServerConfig{Inject: Pods(cfg), Log: slog.New(slog.DiscardHandler)}, slots: make(chan struct{}, 1), reading: newGate(1)}
+			s := &Server{cfg: ServerConfig{Inject: Pods(cfg), Log: slog.New(slog.DiscardHandler)}, slots: make(chan struct{}, 1), reading: newGate(1), budget: patience}
 			if c.contentType == "" {
 				c.contentType = "application/json; charset=utf-8"
 			}
