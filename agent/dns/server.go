@@ -63,8 +63,10 @@ type Server struct {
 	upstream *upstream
 	flights  singleflight.Group
 	// waiting are tokens of questions that wait for nameservers or the first table.
-	waiting   chan struct{}
-	patience  time.Duration
+	waiting chan struct{}
+	// patience, try and hedge are firstTable, tryTimeout and hedgeAfter.
+	patience, try, hedge time.Duration
+
 	bound     atomic.Bool
 	addresses []netip.AddrPort
 	listening chan struct{}
@@ -90,7 +92,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg, table: newTable(), waiting: make(chan struct{}, maxWaiting), patience: firstTable, listening: make(chan struct{})}, nil
+	return &Server{cfg: cfg, table: newTable(), waiting: make(chan struct{}, maxWaiting), patience: firstTable, try: tryTimeout, hedge: hedgeAfter, listening: make(chan struct{})}, nil
 }
 
 // Apply takes a part of the table of names, in the order of the stream. The last
@@ -140,6 +142,7 @@ func (s *Server) Run(ctx context.Context) error {
 				IdleTimeout: func() time.Duration { return idleTimeout }})
 	}
 	s.upstream = newUpstream(s.cfg.ResolvConf, s.cfg.Upstreams, s.addresses, s.cfg.Log)
+	s.upstream.try, s.upstream.hedge = s.try, s.hedge
 	g, live := errgroup.WithContext(ctx)
 	for _, x := range servers {
 		g.Go(func() error {

@@ -40,6 +40,8 @@ type upstream struct {
 	file string
 	own  []netip.AddrPort // where this server itself listens
 	log  *slog.Logger
+	// try and hedge are tryTimeout and hedgeAfter.
+	try, hedge time.Duration
 
 	mu       sync.Mutex
 	servers  []netip.AddrPort
@@ -60,7 +62,7 @@ type asked struct {
 }
 
 func newUpstream(file string, fixed []netip.AddrPort, own []netip.AddrPort, log *slog.Logger) *upstream {
-	u := &upstream{file: file, own: own, log: log, avoid: map[netip.AddrPort]time.Time{}, asking: map[asked]int{}}
+	u := &upstream{file: file, own: own, log: log, try: tryTimeout, hedge: hedgeAfter, avoid: map[netip.AddrPort]time.Time{}, asking: map[asked]int{}}
 	if len(fixed) > 0 {
 		u.fixed = true
 		u.servers = u.others(fixed)
@@ -179,7 +181,7 @@ func (u *upstream) exchange(ctx context.Context, network string, request *dns.Ms
 		servers = append(servers, servers[i])
 	}
 	servers = servers[:maxTries]
-	ctx, cancel := context.WithTimeout(ctx, tryTimeout+time.Duration(maxTries-1)*hedgeAfter)
+	ctx, cancel := context.WithTimeout(ctx, u.try+time.Duration(maxTries-1)*u.hedge)
 	defer cancel()
 	type result struct {
 		server netip.AddrPort
@@ -198,7 +200,7 @@ func (u *upstream) exchange(ctx context.Context, network string, request *dns.Ms
 		}()
 	}
 	start()
-	hedge := time.NewTicker(hedgeAfter)
+	hedge := time.NewTicker(u.hedge)
 	defer hedge.Stop()
 	var last result
 	for running > 0 {
@@ -229,7 +231,7 @@ func (u *upstream) exchange(ctx context.Context, network string, request *dns.Ms
 
 // ask asks one server, from a port of its own and with an id of its own.
 func (u *upstream) ask(ctx context.Context, network string, server netip.AddrPort, request *dns.Msg) (*dns.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
+	ctx, cancel := context.WithTimeout(ctx, u.try)
 	defer cancel()
 	q := request.Copy()
 	q.Id = dns.Id()
