@@ -291,7 +291,7 @@ func (z *fakeZone) listener() *listenerv3.Listener {
 func (z *fakeZone) client() *http.Client {
 	roots := x509.NewCertPool()
 	roots.AddCert(z.authority.Certificate())
-	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{
+	return &http.Client{Timeout: 60 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{
 		InsecureSkipVerify: true, // a SPIFFE ID is no host name: VerifyConnection does it all
 		VerifyConnection: func(s tls.ConnectionState) error {
 			leaf := s.PeerCertificates[0]

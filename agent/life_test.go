@@ -522,7 +522,7 @@ func TestInspect(t *testing.T) {
 				if m.Last {
 					return body.String(), m.Error
 				}
-			case <-time.After(10 * time.Second):
+			case <-time.After(60 * time.Second):
 				t.Fatal("no answer")
 			}
 		}

@@ -43,11 +43,13 @@ func TestNamesOfTheMesh(t *testing.T) {
 		}
 		return err == nil
 	})
-	short, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-	defer cancel()
-	if err := Wait(short, cfg.ReadinessAddress); err == nil || !strings.Contains(err.Error(), "names of the mesh") {
-		t.Errorf("ready without names: %v", err)
-	}
+	eventually(t, "waiting for a proxy without names says so", func() bool {
+		err := waitShortly(t, cfg)
+		if err == nil {
+			t.Fatal("ready without names")
+		}
+		return strings.Contains(err.Error(), "names of the mesh")
+	})
 	if !get(z, func() bool { return z.registers[0].Names }) {
 		t.Fatal("the agent did not ask for names")
 	}

@@ -50,7 +50,7 @@ func start(t *testing.T, cfg Config) *running {
 			if err != nil {
 				t.Errorf("Run: %v", err)
 			}
-		case <-time.After(30 * time.Second):
+		case <-time.After(60 * time.Second):
 			t.Error("Run does not end")
 		}
 	}}
@@ -59,7 +59,7 @@ func start(t *testing.T, cfg Config) *running {
 	case <-g.Started():
 	case err := <-done:
 		t.Fatalf("Run: %v", err)
-	case <-time.After(30 * time.Second):
+	case <-time.After(60 * time.Second):
 		t.Fatal("it does not start")
 	}
 	return r
@@ -150,7 +150,7 @@ func TestWrongSecretsKeyIsSaidAtStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	if err := g.Run(ctx); err == nil || !strings.Contains(err.Error(), "key") {
 		t.Errorf("started with another key: %v", err)
@@ -172,7 +172,7 @@ func TestZonesNeedAZoneToken(t *testing.T) {
 	}
 	defer conn.Close()
 	for name, token := range map[string]string{"none": "", "nonsense": "x", "a user's": g.file(t, AdminTokenFile)} {
-		ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+token), 10*time.Second)
+		ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+token), 60*time.Second)
 		stream, err := zonesyncv1.NewZoneSyncClient(conn).Sync(ctx)
 		if err == nil {
 			_ = stream.Send(&zonesyncv1.ZoneFrame{Frame: &zonesyncv1.ZoneFrame_Hello{Hello: &zonesyncv1.Hello{Zone: "east", Capabilities: 1}}})

@@ -57,7 +57,7 @@ func ask(t *testing.T, netns string, uid int, port int, to string) (name string,
 
 func exchange(c net.Conn) string {
 	buf := make([]byte, 64)
-	_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
 	if _, err := c.Write([]byte("?")); err != nil {
 		return err.Error()
 	}

@@ -193,7 +193,7 @@ func dial(t *testing.T, netns string, uid, gid int, source, address string) (net
 func dialWith(t *testing.T, netns string, uid, gid int, source, address string, priority int) (c net.Conn, err error) {
 	t.Helper()
 	as(t, netns, uid, gid, func() {
-		d := net.Dialer{Timeout: 10 * time.Second}
+		d := net.Dialer{Timeout: 30 * time.Second}
 		if source != "" {
 			d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(source)}
 		}
@@ -210,7 +210,7 @@ func dialWith(t *testing.T, netns string, uid, gid int, source, address string, 
 }
 
 func greeting(c net.Conn) (arrival, error) {
-	if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		return arrival{}, err
 	}
 	buf := make([]byte, 256)

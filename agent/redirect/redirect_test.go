@@ -263,7 +263,7 @@ func TestReplacing(t *testing.T) {
 		t.Fatal(err)
 	}
 	buf := make([]byte, 64)
-	_ = open.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = open.SetReadDeadline(time.Now().Add(30 * time.Second))
 	if n, err := open.Read(buf); err != nil || string(buf[:n]) != "still there" {
 		t.Errorf("a connection opened before: %q, %v", buf[:n], err)
 	}

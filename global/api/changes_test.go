@@ -162,7 +162,7 @@ func TestWatchEndsWithItsTimeAndAtShutdown(t *testing.T) {
 	r.fleet.set(sync.ChangeStatus{Revision: 1, Zones: []sync.ZoneProgress{progress("east", sync.Offline, 0, 0, 0, 0)}})
 	began := time.Now()
 	a := r.want(200, "GET", "/changes/1/status?watch=true&timeout=50ms", r.reader, "")
-	if strings.Count(string(a.body), "\n") != 1 || time.Since(began) > 10*time.Second {
+	if strings.Count(string(a.body), "\n") != 1 || time.Since(began) > time.Minute {
 		t.Errorf("after %s: %s", time.Since(began), a.body)
 	}
 	done := make(chan reply, 1)
@@ -177,7 +177,7 @@ func TestWatchEndsWithItsTimeAndAtShutdown(t *testing.T) {
 	r.server.Drain()
 	select {
 	case <-done:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("a watch holds up a shutdown")
 	}
 }
@@ -248,19 +248,42 @@ func TestZonesOverview(t *testing.T) {
 // the connection: neither the one of reading nor of writing may end a watch.
 func TestWatchOutlivesTheServersTimes(t *testing.T) {
 	r := newRig(t)
-	r.web.Close()
-	r.web = httptest.NewUnstartedServer(r.server.Handler())
-	r.web.Config.ReadTimeout, r.web.Config.WriteTimeout = 100*time.Millisecond, 100*time.Millisecond
-	r.web.Start()
-	r.fleet.set(sync.ChangeStatus{Revision: 1, Zones: []sync.ZoneProgress{progress("east", sync.Behind, 1, 0, 1, 0)}})
-	timer := time.AfterFunc(400*time.Millisecond, func() {
-		r.fleet.set(sync.ChangeStatus{Revision: 1, Complete: true, Zones: []sync.ZoneProgress{progress("east", sync.Done, 1, 1, 0, 0)}})
-	})
-	defer timer.Stop()
-	a := r.want(200, "GET", "/changes/1/status?watch=true&timeout=20s", r.reader, "")
-	if lines := strings.Split(strings.TrimSpace(string(a.body)), "\n"); len(lines) != 2 || !strings.Contains(lines[1], `"complete":true`) {
-		t.Errorf("the watch ended early: %s", a.body)
+	watch := func(limit time.Duration) error {
+		web := httptest.NewUnstartedServer(r.server.Handler())
+		web.Config.ReadTimeout, web.Config.WriteTimeout = limit, limit
+		web.Start()
+		defer web.Close()
+		r.fleet.set(sync.ChangeStatus{Revision: 1, Zones: []sync.ZoneProgress{progress("east", sync.Behind, 1, 0, 1, 0)}})
+		timer := time.AfterFunc(4*limit, func() {
+			r.fleet.set(sync.ChangeStatus{Revision: 1, Complete: true, Zones: []sync.ZoneProgress{progress("east", sync.Done, 1, 1, 0, 0)}})
+		})
+		defer timer.Stop()
+		req, err := http.NewRequestWithContext(t.Context(), "GET", web.URL+"/changes/1/status?watch=true&timeout=2m", nil)
+		if err != nil {
+			return err
+		}
+		req.Header.Set("Authorization", "Bearer "+r.reader)
+		resp, err := web.Client().Do(req)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if lines := strings.Split(strings.TrimSpace(string(body)), "\n"); err != nil || len(lines) != 2 || !strings.Contains(lines[1], `"complete":true`) {
+			return fmt.Errorf("the watch ended early: %s %v", body, err)
+		}
+		return nil
 	}
+	// On a machine that is busy a request may take longer to be read than a short
+	// limit allows.
+	var err error
+	for _, limit := range []time.Duration{100 * time.Millisecond, time.Second, 5 * time.Second} {
+		if err = watch(limit); err == nil {
+			return
+		}
+		t.Log(limit, err)
+	}
+	t.Error(err)
 }
 
 // However many zones have stragglers and refusals, an answer names a bounded number
