@@ -36,7 +36,7 @@ func exec(t testing.TB, dsn, sql string) {
 
 func openWith(t *testing.T, dsn string, timeout time.Duration) *postgres.Store {
 	t.Helper()
-	s, err := postgres.Open(t.Context(), postgres.Config{DSN: dsn, Timeout: timeout})
+	s, err := postgres.Open(t.Context(), postgres.Config{DSN: dsn + "&connect_timeout=60", Timeout: timeout})
 	if err != nil {
 		t.Fatal(err)
 	}
