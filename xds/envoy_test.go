@@ -151,7 +151,7 @@ func (z *zones) webSocket() (net.Conn, *bufio.Reader) {
 	z.t.Helper()
 	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", z.webHTTP))
 	must(z.t, err)
-	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	conn.SetDeadline(time.Now().Add(time.Minute))
 	fmt.Fprintf(conn, "GET /ws HTTP/1.1\r\nHost: backend\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
 	in := bufio.NewReader(conn)
 	resp, err := http.ReadResponse(in, nil)
@@ -235,7 +235,7 @@ func TestAcrossZones(t *testing.T) {
 	})
 
 	t.Run("a caller does not steer the server's router", func(t *testing.T) {
-		client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{
+		client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: &tls.Config{
 			Certificates: []tls.Certificate{z.issue(webID, webID)}, InsecureSkipVerify: true, ServerName: mesh.SNI(8080, "backend", "west", "default")}}}
 		req, err := http.NewRequest(http.MethodGet, fmt.Sprintf("https://127.0.0.1:%d/slow", z.inHTTP), nil)
 		must(t, err)
@@ -254,7 +254,7 @@ func TestAcrossZones(t *testing.T) {
 		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", z.inTCP))
 		must(t, err)
 		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(20 * time.Second))
+		conn.SetDeadline(time.Now().Add(time.Minute))
 		nameless := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, ServerName: mesh.SNI(9090, "backend", "west", "default")})
 		nameless.Handshake() // a TLS 1.3 server refuses only after it
 		if _, err := nameless.Read(make([]byte, 1)); err == nil {
@@ -305,7 +305,7 @@ func TestChangesCostNoConnection(t *testing.T) {
 	lines := bufio.NewReader(conn)
 	socket, socketLines := z.webSocket()
 	defer socket.Close()
-	keepAlive := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxConnsPerHost: 1}}
+	keepAlive := &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxConnsPerHost: 1}}
 	var local string // of the kept connection
 	ping := func(what string) {
 		t.Helper()
@@ -313,7 +313,7 @@ func TestChangesCostNoConnection(t *testing.T) {
 			net.Conn
 			lines *bufio.Reader
 		}{"TCP connection": {conn, lines}, "WebSocket": {socket, socketLines}} {
-			c.SetDeadline(time.Now().Add(20 * time.Second))
+			c.SetDeadline(time.Now().Add(time.Minute))
 			fmt.Fprintln(c, what)
 			if got, err := c.lines.ReadString('\n'); err != nil || strings.TrimSpace(got) != what {
 				t.Fatalf("the open %s after %s: %q, %v", name, what, got, err)
@@ -423,7 +423,7 @@ func TestRefusedCallersHearNothing(t *testing.T) {
 			return ""
 		}
 		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(20 * time.Second))
+		conn.SetDeadline(time.Now().Add(time.Minute))
 		text, _ := io.ReadAll(conn)
 		return string(text)
 	}
@@ -561,19 +561,19 @@ func (z *zones) callOnce(path string) (int, string) {
 
 // echo opens a TCP connection through the mesh and exchanges a line.
 func (z *zones) echo() (string, error) {
-	conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", z.webTCP), 10*time.Second)
+	conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", z.webTCP), time.Minute)
 	if err != nil {
 		return "", err
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn.SetDeadline(time.Now().Add(time.Minute))
 	fmt.Fprintln(conn, "ping")
 	return bufio.NewReader(conn).ReadString('\n')
 }
 
 // dialInbound calls backend's inbound directly with a certificate.
 func (z *zones) dialInbound(cert tls.Certificate) error {
-	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
+	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{Certificates: []tls.Certificate{cert}, InsecureSkipVerify: true, ServerName: "8080.backend.west.default.mesh"},
 		DialTLSContext:  nil,
 	}}

@@ -451,7 +451,7 @@ func (o *oracle) check(w *irtest.World, id string, outcomes map[explain.Outcome]
 	outcomes[x.Verdict.Outcome]++
 	// An endpoint or route that has just been acknowledged may take a moment to be used.
 	var last error
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for time.Now().Before(deadline) {
@@ -568,12 +568,12 @@ func (o *oracle) compareTCP(x *explain.Explanation, to string) error {
 }
 
 func (o *oracle) dial(to string) (string, error) {
-	c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", o.listen[to]), 10*time.Second)
+	c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", o.listen[to]), time.Minute)
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
-	must(o.t, c.SetDeadline(time.Now().Add(10*time.Second)))
+	must(o.t, c.SetDeadline(time.Now().Add(time.Minute)))
 	if _, err := io.WriteString(c, "hello\n"); err != nil {
 		return "", err
 	}

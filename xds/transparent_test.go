@@ -146,7 +146,7 @@ func (h *hosts) echo(n, address string) {
 func (h *hosts) dial(n, address string) (net.Conn, error) {
 	var c net.Conn
 	err := h.in(n, func() (err error) {
-		c, err = (&net.Dialer{Timeout: 10 * time.Second}).Dial("tcp", address)
+		c, err = (&net.Dialer{Timeout: time.Minute}).Dial("tcp", address)
 		return err
 	})
 	return c, err
@@ -154,7 +154,7 @@ func (h *hosts) dial(n, address string) (net.Conn, error) {
 
 // get calls an address from a host: the answer, or why there is none.
 func (h *hosts) get(n, address string) string {
-	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
+	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext:       func(context.Context, string, string) (net.Conn, error) { return h.dial(n, address) },
 	}}
@@ -179,7 +179,7 @@ func (h *hosts) want(n, address string, parts ...string) {
 		}
 		return true
 	}
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !ok() {
 		if time.Now().After(deadline) {
 			h.t.Errorf("%s calls %s: %q, want %q", n, address, got, parts)
@@ -281,7 +281,7 @@ func to(name string, protocol ir.Protocol, service, id string) ir.Destination {
 // line exchanges a line over an open connection.
 func line(t *testing.T, c net.Conn, text string) {
 	t.Helper()
-	c.SetDeadline(time.Now().Add(30 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	fmt.Fprintln(c, text)
 	if got, err := bufio.NewReader(c).ReadString('\n'); err != nil || got != text+"\n" {
 		t.Fatalf("%s: %q, %v", text, got, err)

@@ -13,7 +13,7 @@ import (
 // seen is the state as a platform reads it.
 func (r *rig) seen(t *testing.T) platform.State {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	out := make(chan platform.State, 1)
 	go func() {

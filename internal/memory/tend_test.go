@@ -30,7 +30,7 @@ func TestTendGivesBack(t *testing.T) {
 	}()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(time.Minute)
 	for held()+48<<20 > full {
 		select {
 		case <-tick.C:

@@ -112,7 +112,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); <-tick.C {
+	for deadline := time.Now().Add(time.Minute); !ok(); <-tick.C {
 		if time.Now().After(deadline) {
 			t.Fatalf("no %s within 20 s", what)
 		}
@@ -240,7 +240,7 @@ func run(t *testing.T, c *cluster.Client, h *heard) (p *kube.Platform, stop func
 	case <-p.Ready():
 	case err := <-done:
 		t.Fatal("ended:", err)
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("not ready within 20 s")
 	}
 	return p, stop

@@ -115,7 +115,7 @@ func controller(t *testing.T, a *api, taint bool) *Controller {
 	for _, synced := range []<-chan struct{}{c.nodes.Synced(), c.plugins.Synced(), c.pods.Synced()} {
 		select {
 		case <-synced:
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("not synced")
 		}
 	}

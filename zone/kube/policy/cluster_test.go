@@ -100,7 +100,7 @@ func decode(t *testing.T, text string) *unstructured.Unstructured {
 // until polls; it fails the test after 20 s.
 func until(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for !is() {
