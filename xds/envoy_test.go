@@ -345,7 +345,7 @@ func TestChangesCostNoConnection(t *testing.T) {
 	loop := ir.InstanceInbound{Address: "127.0.0.1", ServiceAddress: "127.0.0.1"}
 
 	slow := timeouts()
-	slow.Connect, slow.Idle, slow.Request, slow.StreamIdle, slow.MaxConnection = 3*time.Second, 20*time.Minute, 7*time.Second, 3*time.Minute, 2*time.Hour
+	slow.Connect, slow.Idle, slow.Request, slow.StreamIdle, slow.MaxConnection = 40*time.Second, 20*time.Minute, 50*time.Second, 3*time.Minute, 2*time.Hour
 	for i := range z.webIR.Outbounds {
 		z.webIR.Outbounds[i].Timeouts, z.webIR.Destinations[i].Timeouts, z.backendIR.Inbounds[i].Timeouts = slow, slow, slow
 	}
@@ -615,7 +615,7 @@ func allow(id string) ir.PermissionMatch {
 }
 
 func timeouts() ir.Timeouts {
-	return ir.Timeouts{Connect: time.Second, Idle: time.Hour, Request: 15 * time.Second, StreamIdle: 30 * time.Minute}
+	return ir.Timeouts{Connect: 30 * time.Second, Idle: time.Hour, Request: time.Minute, StreamIdle: 30 * time.Minute}
 }
 
 func rejects(list []delta.Rejection, typeURL string) string {

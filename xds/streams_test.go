@@ -41,7 +41,7 @@ func TestChangesCostNoStream(t *testing.T) {
 	in.ServicePort, in.Protocol, out.Protocol, to.Protocol = portOf(app.Listener), ir.GRPC, ir.GRPC, ir.GRPC
 	calls := func(idle time.Duration) ir.Timeouts {
 		t := timeouts()
-		t.Connect, t.Request, t.Idle, t.StreamIdle, t.MaxConnection = 3*time.Second, 0, idle, idle, 2*idle
+		t.Connect, t.Request, t.Idle, t.StreamIdle, t.MaxConnection = 30*time.Second, 0, idle, idle, 2*idle
 		return t
 	}
 	in.Timeouts, out.Timeouts, to.Timeouts, out.Routes[0].Timeouts = calls(time.Hour), calls(time.Hour), calls(time.Hour), calls(time.Hour)
