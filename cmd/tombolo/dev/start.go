@@ -113,7 +113,7 @@ func (m *mesh) cli(ctx context.Context, stdin string, args ...string) (string, e
 
 // apply applies documents and shows what --wait shows.
 func (m *mesh) apply(ctx context.Context, manifests string) error {
-	cmd := exec.CommandContext(ctx, m.cfg.Tombolo, "apply", "-f", "-", "--wait=30s", "--yes")
+	cmd := exec.CommandContext(ctx, m.cfg.Tombolo, "apply", "-f", "-", "--wait=60s", "--yes")
 	cmd.Env = append(os.Environ(), "TOMBOLO_CONFIG="+m.path("config.yaml"))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(manifests), m.cfg.Out, m.cfg.Out
 	if err := cmd.Run(); err != nil {
@@ -153,9 +153,9 @@ func (m *mesh) listens(ctx context.Context, p *process, addresses ...string) err
 	return nil
 }
 
-// until polls for 30 seconds; it gives up early when a process ends.
+// until polls for a minute; it gives up early when a process ends.
 func (m *mesh) until(ctx context.Context, what string, ok func() bool, procs ...*process) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -167,7 +167,7 @@ func (m *mesh) until(ctx context.Context, what string, ok func() bool, procs ...
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s: not within 30s; logs are in %s", what, m.cfg.Dir)
+			return fmt.Errorf("%s: not within a minute; logs are in %s", what, m.cfg.Dir)
 		case <-tick.C:
 		}
 	}

@@ -126,7 +126,7 @@ func (m *mesh) denyAndLift(ctx context.Context) error {
 	}
 	m.say("  web calls backend: %d", status)
 	m.traffic.expect(0)
-	if _, err := m.cli(ctx, "", "delete", "meshtrafficpermission", "deny-web", "--wait=30s"); err != nil {
+	if _, err := m.cli(ctx, "", "delete", "meshtrafficpermission", "deny-web", "--wait=60s"); err != nil {
 		return err
 	}
 	m.traffic.expect(http.StatusOK)
