@@ -65,7 +65,7 @@ spec:
         imagePullPolicy: Never
         args: [serve, --service, %[1]s, --zone, %[3]s]
         ports: [{containerPort: 8080}, {containerPort: 9090}, {containerPort: 7070}]
-        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
+        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1, timeoutSeconds: 5}
 %[9]s`, a.name, a.namespace, a.zone, a.kind, max(a.replicas, 1), a.annotations, headless, serviceName, a.pod)
 }
 
@@ -82,7 +82,7 @@ func namespace(name string, injected bool) string {
 func ready(t *testing.T, c *kubelab.Cluster, ns string, workloads ...string) {
 	t.Helper()
 	for _, w := range workloads {
-		_, err := c.Kubectl(t.Context(), "", "-n", ns, "rollout", "status", w, "--timeout=180s")
+		_, err := c.Kubectl(t.Context(), "", "-n", ns, "rollout", "status", w, "--timeout=300s")
 		must(t, err)
 	}
 }

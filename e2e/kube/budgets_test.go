@@ -69,7 +69,7 @@ func (f *fleet) startTimes(t *testing.T, ns, name string) []time.Duration {
 		// No readiness probe: its period would be measured.
 		must(t, f.east.Apply(t.Context(), strings.Replace(podManifest(ns, pod, "", "", ""),
 			"    readinessProbe: {httpGet: {path: /, port: 18080}, periodSeconds: 1}\n", "", 1)))
-		_, err := f.east.Kubectl(t.Context(), "", "-n", ns, "wait", "--for=condition=Ready", "pod/"+pod, "--timeout=180s")
+		_, err := f.east.Kubectl(t.Context(), "", "-n", ns, "wait", "--for=condition=Ready", "pod/"+pod, "--timeout=300s")
 		must(t, err)
 		out = append(out, time.Since(began))
 		_, err = f.east.Kubectl(t.Context(), "", "-n", ns, "delete", "pod", pod, "--wait=false")

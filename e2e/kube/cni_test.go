@@ -22,7 +22,7 @@ func testEarlyPod(t *testing.T, f *fleet) {
 		if err := elsewhere(ctx, "null"); err != nil {
 			return err
 		}
-		_, err := f.east.Kubectl(ctx, "", "-n", system, "rollout", "status", "daemonset/tombolo-cni", "--timeout=90s")
+		_, err := f.east.Kubectl(ctx, "", "-n", system, "rollout", "status", "daemonset/tombolo-cni", "--timeout=300s")
 		return err
 	}
 	t.Cleanup(func() { // whatever happens: the others need it

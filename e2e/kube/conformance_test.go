@@ -48,7 +48,7 @@ spec:
 	if _, err := os.Stat(report); err != nil {
 		t.Fatal(err)
 	}
-	_, err = f.east.Kubectl(t.Context(), "", "delete", "-f", filepath.Join(dir, "crds"), "--timeout=180s")
+	_, err = f.east.Kubectl(t.Context(), "", "delete", "-f", filepath.Join(dir, "crds"), "--timeout=300s")
 	must(t, err)
 	passes(t, 5*time.Second) // the zone notices
 }

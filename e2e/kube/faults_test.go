@@ -177,7 +177,7 @@ func testZoneDown(t *testing.T, f *fleet) {
 		if _, err := f.east.Kubectl(ctx, "", "-n", system, "scale", "deployment", "tombolo-zone", "--replicas="+before); err != nil {
 			return err
 		}
-		_, err := f.east.Kubectl(ctx, "", "-n", system, "rollout", "status", "deployment/tombolo-zone", "--timeout=180s")
+		_, err := f.east.Kubectl(ctx, "", "-n", system, "rollout", "status", "deployment/tombolo-zone", "--timeout=300s")
 		return err
 	}
 	t.Cleanup(func() { // whatever happens: the others need it
@@ -187,7 +187,7 @@ func testZoneDown(t *testing.T, f *fleet) {
 			t.Error(err)
 		}
 	})
-	_, err = f.east.Kubectl(t.Context(), "", "-n", system, "wait", "--for=delete", "pod", "-l", "app.kubernetes.io/name=tombolo-zone", "--timeout=180s")
+	_, err = f.east.Kubectl(t.Context(), "", "-n", system, "wait", "--for=delete", "pod", "-l", "app.kubernetes.io/name=tombolo-zone", "--timeout=300s")
 	must(t, err)
 	down := time.Now()
 	must(t, f.east.Apply(t.Context(), app{name: "late", namespace: demo, zone: "east"}.manifest()))

@@ -104,7 +104,7 @@ func (f *fleet) reset(ctx context.Context, c *kubelab.Cluster) error {
 		if strings.HasPrefix(ns, "namespace/kube-") || ns == "namespace/default" {
 			continue
 		}
-		if _, err := c.Kubectl(ctx, "", "delete", ns, "--timeout=180s"); err != nil {
+		if _, err := c.Kubectl(ctx, "", "delete", ns, "--timeout=300s"); err != nil {
 			return err
 		}
 	}

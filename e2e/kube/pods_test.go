@@ -46,7 +46,7 @@ func testInjection(t *testing.T, f *fleet) {
 		restricted("optedout", "tombolo.io/sidecar-injection: disabled"),
 		strings.Replace(restricted("gateway", ""), "labels: {", "annotations: {tombolo.io/gateway: enabled}, labels: {", 1),
 	))
-	_, err := f.east.Kubectl(t.Context(), "", "-n", ns, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=90s")
+	_, err := f.east.Kubectl(t.Context(), "", "-n", ns, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=300s")
 	must(t, err)
 	if got := containers(t, f.east, ns, "app=restricted"); !strings.Contains(got, "tombolo-sidecar") || strings.Contains(got, "tombolo-init") {
 		t.Errorf("a pod of a namespace with the restricted Pod Security level and the CNI plugin has %s", got)
@@ -59,7 +59,7 @@ func testInjection(t *testing.T, f *fleet) {
 	}
 	// hostNetwork is left alone, with an event that says why.
 	must(t, f.east.Apply(t.Context(), podManifest(demo, "hostnet", "  hostNetwork: true\n", "", "")))
-	_, err = f.east.Kubectl(t.Context(), "", "-n", demo, "wait", "--for=condition=Ready", "pod/hostnet", "--timeout=180s")
+	_, err = f.east.Kubectl(t.Context(), "", "-n", demo, "wait", "--for=condition=Ready", "pod/hostnet", "--timeout=300s")
 	must(t, err)
 	if got := containers(t, f.east, demo, "app=hostnet"); strings.TrimSpace(got) != "app" {
 		t.Errorf("a pod of the host's network has %s", got)
@@ -108,7 +108,7 @@ spec:
       - {name: app, image: "local/echo:dev", imagePullPolicy: Never, args: [job, "`+local+`", "`+westName+`", "`+vmsName+`"]}
 `))
 	began := time.Now()
-	_, err := f.east.Kubectl(t.Context(), "", "-n", demo, "wait", "--for=condition=complete", "job/caller", "--timeout=90s")
+	_, err := f.east.Kubectl(t.Context(), "", "-n", demo, "wait", "--for=condition=complete", "job/caller", "--timeout=300s")
 	if err != nil {
 		logs, logErr := f.east.Kubectl(t.Context(), "", "-n", demo, "logs", "job/caller", "--all-containers", "--tail=50")
 		t.Fatalf("%v: %s", errors.Join(err, logErr), logs)
@@ -135,7 +135,7 @@ spec:
 `)
 	})
 	for _, c := range f.lab.Clusters {
-		_, err := c.Kubectl(t.Context(), "", "-n", demo, "wait", "--for=condition=Ready", "pod/initial", "--timeout=90s")
+		_, err := c.Kubectl(t.Context(), "", "-n", demo, "wait", "--for=condition=Ready", "pod/initial", "--timeout=300s")
 		must(t, err)
 		must(t, contains(c.Kubectl(t.Context(), "", "-n", demo, "logs", "initial", "-c", "first"))(identity(c.Name, demo, "web")))
 		_, err = c.Kubectl(t.Context(), "", "-n", demo, "delete", "pod", "initial", "--wait=false")

@@ -14,5 +14,5 @@ root=$PWD
 for room in zone/kube zone/kube/policy; do
 	go test -trimpath -c -o "$STATE/room.test" "./$room"
 	# Tests run in their own folder, in the network that the API server is in.
-	(cd "$room" && "$root/$cluster" net "$STATE/room.test" -test.timeout 5m -test.run 'OnARealCluster|TestRealCluster|TestTokenReview' -test.v)
+	(cd "$room" && "$root/$cluster" net "$STATE/room.test" -test.timeout 15m -test.run 'OnARealCluster|TestRealCluster|TestTokenReview' -test.v)
 done

@@ -49,7 +49,7 @@ func (f *fleet) gone(t *testing.T) {
 	t.Helper()
 	t.Run("nothing-left", func(t *testing.T) {
 		for _, c := range f.lab.Clusters {
-			_, err := c.Kubectl(t.Context(), "", "delete", "namespace", system, demo, plain, "permission", "--ignore-not-found", "--timeout=180s")
+			_, err := c.Kubectl(t.Context(), "", "delete", "namespace", system, demo, plain, "permission", "--ignore-not-found", "--timeout=300s")
 			must(t, err)
 			kinds, err := c.Kubectl(t.Context(), "", "api-resources", "--verbs=list", "-o", "name")
 			must(t, err)
