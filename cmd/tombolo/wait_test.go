@@ -66,7 +66,7 @@ func TestFollow(t *testing.T) {
 	}
 	calls := 0
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if want := "from=5&timeout=10s&watch=true"; r.URL.RawQuery != want || r.URL.Path != "/changes/7/status" {
+		if want := "from=5&timeout=1m0s&watch=true"; r.URL.RawQuery != want || r.URL.Path != "/changes/7/status" {
 			t.Errorf("asked %s", r.URL)
 		}
 		part := states[min(calls, len(states)-1)]
@@ -78,7 +78,7 @@ func TestFollow(t *testing.T) {
 	defer web.Close()
 	var out bytes.Buffer
 	c := &client{server: web.URL, http: web.Client()}
-	got, err := follow(context.Background(), c, 5, 7, 10*time.Second, &lines{w: &out, last: map[string]string{}})
+	got, err := follow(context.Background(), c, 5, 7, time.Minute, &lines{w: &out, last: map[string]string{}})
 	if err != nil || !got.Complete || calls != 2 {
 		t.Fatalf("status %+v, err %v, %d calls", got, err, calls)
 	}
