@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/tombolo-mesh/tombolo/identity/token"
+	"github.com/tombolo-mesh/tombolo/internal/ports"
 	"github.com/tombolo-mesh/tombolo/internal/serverca"
 )
 
@@ -63,11 +64,7 @@ func TestGlobal(t *testing.T) {
 	if err := authority.Load(); err != nil {
 		t.Fatal(err)
 	}
-	listener, err := tls.Listen("tcp", "127.0.0.1:0", authority.TLS())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
+	listener := tls.NewListener(ports.Listen(t), authority.TLS())
 	go func() {
 		for {
 			c, err := listener.Accept()
