@@ -28,8 +28,8 @@ const (
 	// minVersion of PostgreSQL.
 	minVersion = 15
 	user       = "tombolo"
-	startLimit = 60 * time.Second
-	stopLimit  = 30 * time.Second
+	startLimit = 2 * time.Minute
+	stopLimit  = time.Minute
 )
 
 // ErrAbsent: the machine has no PostgreSQL of version 15 or later.
@@ -170,11 +170,10 @@ func (s *Server) remove() error {
 	}
 	// Backends of a killed server may still write statistics.
 	var err error
-	for range 20 {
+	for deadline := time.Now().Add(stopLimit); time.Now().Before(deadline); <-time.After(50 * time.Millisecond) {
 		if err = os.RemoveAll(s.dir); err == nil {
 			return nil
 		}
-		<-time.After(50 * time.Millisecond)
 	}
 	return fmt.Errorf("stop PostgreSQL: %w", err)
 }
@@ -186,12 +185,25 @@ func (s *Server) end(sig syscall.Signal) error {
 	if err := s.run.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stop PostgreSQL: %w", err)
 	}
+	late := time.After(stopLimit)
 	select {
 	case <-s.run.done:
 		s.run = nil
-		return nil
-	case <-time.After(stopLimit):
+	case <-late:
 		return errors.New("stop PostgreSQL: it does not end")
+	}
+	// A child that it made just before has its listening sockets for a moment.
+	for address := net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)); ; {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			return nil
+		}
+		_ = c.Close()
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-late:
+			return errors.New("stop PostgreSQL: its port does not close")
+		}
 	}
 }
 
