@@ -16,13 +16,17 @@ import (
 
 // carriers are the types that travel in waves: what is named by clusters, listeners and
 // each other, in no order among themselves.
-var carriers = [...]string{endpointType, secretType, routeType, extensionType}
+func carriers() [carrierTypes]string {
+	return [...]string{endpointType, secretType, routeType, extensionType}
+}
+
+const carrierTypes = 4
 
 // course is what streams have in common that can share a wave: the version that they
 // had everything of, and the names that they subscribed to of each of the carriers.
 type course struct {
 	from  int64
-	names [len(carriers)]*sharedNames
+	names [carrierTypes]*sharedNames
 }
 
 // wave is one response to many streams. It does not change, but for tested and accepted.
@@ -74,7 +78,7 @@ func (st *stream) even(now time.Time) bool {
 func (st *stream) wave() *wave {
 	g := st.node.group
 	at := course{from: st.seen}
-	for i, typeURL := range carriers {
+	for i, typeURL := range carriers() {
 		t := st.types[typeURL]
 		if t == nil {
 			continue
@@ -109,8 +113,9 @@ func (g *group) wave(st *stream) *wave {
 	v := view{layers: g.layers}
 	simple, size := true, 0
 	var urgencies [2]bool
+	types := carriers()
 	remembered := g.since(st.seen, func(k Key, urgent bool) {
-		if !slices.Contains(carriers[:], k.TypeURL) {
+		if !slices.Contains(types[:], k.TypeURL) {
 			simple = false
 			return
 		}
