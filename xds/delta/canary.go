@@ -162,15 +162,27 @@ func (tr *trial) choose(k Key, g *group, now time.Time) {
 	tr.began = now
 	tr.turn++
 	n := 0
-	for st := range g.streams { // in random order
-		if n == canaries {
-			break
-		}
+	try := func(st *stream) bool {
 		if st.settled != nil && st.reason == nil && !st.late(now) && st.node.rejected[k] == nil && !slices.Contains(tr.tried, st) &&
 			st.types[k.TypeURL] != nil && st.types[k.TypeURL].subscribed(k.Name) {
 			tr.tried = append(tr.tried, st)
 			st.wakeUp()
 			n++
+			return true
+		}
+		return false
+	}
+	for _, st := range g.scouts { // who tries something tries everything
+		if n < canaries && st.node.group == g {
+			try(st)
+		}
+	}
+	for st := range g.streams { // in random order
+		if n == canaries {
+			break
+		}
+		if try(st) {
+			g.scouts = append(g.scouts, st)
 		}
 	}
 	if n == 0 { // nobody can: the turns are over

@@ -31,6 +31,7 @@ type group struct {
 	good      map[Key]Good     // accepted, and replaced or removed by what nobody accepted yet
 	notified  bool             // OnProgress was called and Progress not yet
 	waves     map[course]*wave // to version
+	scouts    []*stream        // canaries of what was published last
 	// awaiting are versions that some of its streams wait for others to try.
 	awaiting map[proof]struct{}
 	alarm    *time.Timer // wakes those who sleep meanwhile
@@ -63,7 +64,7 @@ func (g *group) publish(mark int64, urgent bool, layers []*Set, now time.Time) {
 		return
 	}
 	g.version++
-	g.waves = nil
+	g.waves, g.scouts = nil, nil
 	p.version = g.version
 	for _, k := range keys {
 		p.keys[k] = struct{}{}

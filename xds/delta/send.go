@@ -23,8 +23,8 @@ func (st *stream) next(now time.Time) (*discoveryv3.DeltaDiscoveryResponse, time
 	if !st.node.group.published {
 		return nil, time.Time{}
 	}
-	if resp := st.ride(now); resp != nil {
-		return resp, time.Time{}
+	if resp, wait := st.ride(now); resp != nil || !wait.IsZero() {
+		return resp, wait
 	}
 	if st.riding != nil && st.seen == st.node.group.version && !st.pending() {
 		return nil, time.Time{}

@@ -36,27 +36,51 @@ type wave struct {
 	resources []*Resource
 	response  *discoveryv3.DeltaDiscoveryResponse
 	layers    []*Set
+	urgent    bool
 	// At how many refusals all of it was found to be accepted, and its acceptance booked.
 	tested, booked int64
 }
 
 // ride is the response of the wave that brings a stream from the version that it has
-// everything of to the newest; nil when it is no such stream, or there is no such wave.
-func (st *stream) ride(now time.Time) *discoveryv3.DeltaDiscoveryResponse {
+// everything of to the newest, or until when to wait for it while others try it; neither
+// when it is no such stream, or there is no such wave.
+func (st *stream) ride(now time.Time) (*discoveryv3.DeltaDiscoveryResponse, time.Time) {
 	g := st.node.group
 	if st.seen == g.version || !st.even(now) {
-		return nil
+		return nil, time.Time{}
 	}
 	w := st.wave()
 	if w == nil {
-		return nil
+		return nil, time.Time{}
 	}
 	t := st.types[w.typeURL]
+	if !w.isAccepted(st.server) {
+		return nil, st.waits(t, w, now)
+	}
 	f := &flight{nonce: w.response.Nonce, items: w.items, sent: now, wave: w, view: &view{layers: w.layers, own: st.node.own}}
-	t.flights = append(t.flights, f)
+	t.flights, t.held = append(t.flights, f), time.Time{}
 	st.riding, st.seen = t, g.version
 	st.server.metrics.pushes.WithLabelValues(short(t.typeURL)).Inc()
-	return w.response
+	return w.response, time.Time{}
+}
+
+// waits is until when a stream waits for others to try what nobody has accepted of a
+// wave; zero when it is not to wait.
+func (st *stream) waits(t *typeState, w *wave, now time.Time) time.Time {
+	s := st.server
+	st.until = time.Time{}
+	accepted := false
+	for _, r := range w.resources {
+		if _, ok := s.proven[proof{Key{w.typeURL, r.Name}, r.Version}]; ok {
+			accepted = true
+		} else if w.urgent || !st.awaits(t, r, now) {
+			return time.Time{}
+		}
+	}
+	if accepted && !st.holds(t, now) {
+		return time.Time{}
+	}
+	return st.until
 }
 
 // even says that the proxy has exactly what was published up to the version that the
@@ -93,7 +117,7 @@ func (st *stream) wave() *wave {
 		w = g.wave(st)
 		enter(&g.waves, at, w)
 	}
-	if w == nil || st.types[w.typeURL] == nil || !w.isAccepted(g.server) {
+	if w == nil || st.types[w.typeURL] == nil {
 		return nil
 	}
 	if own := st.node.own; own != nil && len(own.types[w.typeURL]) > 0 {
@@ -145,6 +169,7 @@ func (g *group) wave(st *stream) *wave {
 		}
 	})
 	simple = simple && !(urgencies[0] && urgencies[1]) // what is urgent goes before what is not
+	w.urgent = urgencies[1]
 	if !remembered || !simple || len(w.resources) == 0 || size > maxResponse && len(w.resources) > 1 {
 		return nil
 	}
