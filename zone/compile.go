@@ -26,6 +26,8 @@ type class struct {
 	// proxy is the last compile, hash its digest.
 	proxy *ir.Proxy
 	hash  string
+	// instances is the digest of what the members' own resources are built from.
+	instances ir.Digest
 	// set is what all its proxies share, layer their endpoints.
 	set   *delta.Set
 	layer *layer
@@ -163,6 +165,7 @@ type compiled struct {
 	class     *class
 	proxy     *ir.Proxy
 	hash      string
+	instances ir.Digest
 	resources []*delta.Resource
 	err       error
 }
@@ -204,8 +207,8 @@ func (e *engine) compileClasses(b *batch) {
 func (e *engine) compileAll(due []*class) []compiled {
 	results := make([]compiled, len(due))
 	workers := min(cmp.Or(e.cfg.workers, runtime.GOMAXPROCS(0)), len(due))
-	work := func(w int) {
-		for i := w; i < len(due); i += workers {
+	work := func(w int) { // a part in one piece: neighbours are alike, and share what one of them builds
+		for i := w * len(due) / workers; i < (w+1)*len(due)/workers; i++ {
 			results[i] = e.compileClass(due[i])
 		}
 	}
@@ -229,6 +232,7 @@ func (e *engine) compileClass(c *class) compiled {
 	})
 	e.metrics.compiles.WithLabelValues("class").Inc()
 	digests := out.proxy.Digests()
+	out.instances = digests.Rest
 	if out.hash = digests.Hash; c.proxy != nil && out.hash == c.hash && c.failure == "" {
 		return out
 	}
@@ -249,7 +253,8 @@ func (e *engine) accept(b *batch, r compiled) {
 		return
 	}
 	urgent := c.proxy != nil && tightened(c.proxy, r.proxy)
-	c.proxy, c.hash, c.failure = r.proxy, r.hash, ""
+	same := c.proxy != nil && c.instances == r.instances && r.instances != ir.Digest{}
+	c.proxy, c.hash, c.instances, c.failure = r.proxy, r.hash, r.instances, ""
 	c.refs, c.formerRefs = ir.EndpointRefs(r.proxy), c.refs
 	e.reconsider(c, r.resources)
 	c.compiled = r.resources
@@ -257,6 +262,9 @@ func (e *engine) accept(b *batch, r compiled) {
 	e.rearrange(c)
 	e.trust(b, c)
 	b.publish[c.ir.ID] = b.publish[c.ir.ID] || urgent
+	if same {
+		return
+	}
 	for k := range c.members {
 		b.assign[k] = true
 	}
@@ -355,18 +363,19 @@ func (e *engine) publishUrgent(b *batch) {
 // who comes to one gets them with the group, after that.
 func (e *engine) publishAll(b *batch) {
 	unchanged := map[*class]bool{}
+	keys := sortedKeys(b.assign)
 	hand := func(coming bool) {
-		for _, k := range sortedKeys(b.assign) {
+		for _, k := range keys {
 			p := e.proxies[k]
 			if p == nil || p.class == nil || p.class.proxy == nil || coming != (p.group != p.class.ir.ID) {
 				continue
 			}
-			if p.ownFrom == nil || coming || !unchanged[p.class] {
+			if !p.owns || coming || !unchanged[p.class] {
 				if same := e.assign(p); same {
 					unchanged[p.class] = true
 				}
 			}
-			p.ownFrom = p.class.proxy
+			p.owns = true
 		}
 	}
 	hand(false)
@@ -399,7 +408,7 @@ func (e *engine) assign(p *proxy) (same bool) {
 		e.log.Error("listeners not built; the last ones stay", "proxy", p.resource.Key.String(), "error", err)
 		return false
 	}
-	if p.group == p.class.ir.ID && p.ownFrom != nil && sameVersions(p.ownResources, resources) {
+	if p.group == p.class.ir.ID && p.owns && sameVersions(p.ownResources, resources) {
 		return true
 	}
 	p.group, p.ownSet, p.ownResources = p.class.ir.ID, delta.NewSet(resources), resources

@@ -65,9 +65,10 @@ type proxy struct {
 	class    *class
 	own      *ir.Instance
 	// group that it is assigned to, with ownSet.
-	group   string
-	ownSet  *delta.Set
-	ownFrom *ir.Proxy
+	group  string
+	ownSet *delta.Set
+	// owns: ownSet was built from own.
+	owns bool
 	// ownResources are what ownSet holds.
 	ownResources []*delta.Resource
 }
@@ -456,7 +457,7 @@ func (e *engine) classify(b *batch, p *proxy) {
 	c, own := e.shape(p)
 	if p.class != nil && p.class.ir.ID == c.ID {
 		if !sameInstance(p.own, own) {
-			p.own, p.ownFrom = own, nil
+			p.own, p.owns = own, false
 			b.assign[p.resource.Key] = true
 		}
 		return
@@ -466,7 +467,7 @@ func (e *engine) classify(b *batch, p *proxy) {
 		delete(p.class.members, p.resource.Key)
 		b.moves[move{p.class.ir.ID, c.ID}] = true
 	}
-	p.class, p.own, p.ownFrom = next, own, nil
+	p.class, p.own, p.owns = next, own, false
 	next.members[p.resource.Key] = p
 	b.assign[p.resource.Key] = true
 }

@@ -193,11 +193,11 @@ func TestForksKnowEveryField(t *testing.T) {
 		fields string
 	}{
 		{reflect.TypeFor[engine](), "cfg log metrics world session ops stopped dirty units proxies census named classes sets layers bundles built authorities domains synced kept files authored hidden changed counters given called vips names serviceNames permissions quarantines running unsaved mark liveness position moved verifiers members facts board tracker planning everyone"},
-		{reflect.TypeFor[class](), "ir unit members proxy hash set layer compiled refs formerRefs permissions failure"},
+		{reflect.TypeFor[class](), "ir unit members proxy hash instances set layer compiled refs formerRefs permissions failure"},
 		{reflect.TypeFor[set](), "ref unit endpoint hash resource layers"},
 		{reflect.TypeFor[layer](), "key sets set users"},
 		{reflect.TypeFor[unit](), "id stage specs derive outputs"},
-		{reflect.TypeFor[proxy](), "unit node resource spec instance control streams agent envoy notReady presence draining lostAt warm pod decision problems class own group ownSet ownFrom ownResources"},
+		{reflect.TypeFor[proxy](), "unit node resource spec instance control streams agent envoy notReady presence draining lostAt warm pod decision problems class own group ownSet owns ownResources"},
 		{reflect.TypeFor[vips](), "ranges of owner unsaved"},
 		{reflect.TypeFor[facts](), "changed mu all told names hidden current offered confirmed bell"},
 	} {

@@ -22,6 +22,8 @@ type Digests struct {
 	Hash string
 	// Destinations and Outbounds in the order of the Proxy's.
 	Destinations, Outbounds []Digest
+	// Rest of the Proxy.
+	Rest Digest
 }
 
 // Digests of all of it. The nodes, of which there may be thousands, are written
@@ -30,8 +32,7 @@ func (p *Proxy) Digests() Digests {
 	rest := *p
 	rest.Destinations, rest.Outbounds = nil, nil
 	w := digester{whole: sha256.New(), node: sha256.New()}
-	_ = w.write(w.whole, &rest)
-	out := Digests{Destinations: make([]Digest, len(p.Destinations)), Outbounds: make([]Digest, len(p.Outbounds))}
+	out := Digests{Rest: w.part("proxy", &rest), Destinations: make([]Digest, len(p.Destinations)), Outbounds: make([]Digest, len(p.Outbounds))}
 	for i := range p.Destinations {
 		out.Destinations[i] = w.part("destination", &p.Destinations[i])
 	}

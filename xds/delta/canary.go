@@ -192,7 +192,7 @@ func (tr *trial) choose(k Key, g *group, now time.Time) {
 
 // late says that an answer is missing for longer than canaries should need.
 func (st *stream) late(now time.Time) bool {
-	for _, t := range st.types {
+	for _, t := range st.order {
 		if len(t.flights) > 0 && now.Sub(t.flights[0].sent) > trialTime/2 {
 			return true
 		}

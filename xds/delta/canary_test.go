@@ -86,12 +86,17 @@ func TestCanariesTryFirst(t *testing.T) {
 	first := c.heard()
 	got := map[string]int{}
 	for _, responses := range first {
-		for _, r := range responses {
-			if len(r.Resources) != 1 {
-				t.Errorf("%d resources that nobody accepted in one response", len(r.Resources))
-			}
-			got[r.Resources[0].Name]++
+		if len(responses) != 1 {
+			t.Errorf("%d responses to a canary", len(responses))
 		}
+		for _, r := range responses {
+			for _, one := range r.Resources {
+				got[one.Name]++
+			}
+		}
+	}
+	if len(first) != canaries {
+		t.Errorf("%d proxies try two versions", len(first))
 	}
 	if got["a"] != canaries || got["b"] != canaries || len(got) != 2 {
 		t.Fatalf("got it at first: %v", got)
@@ -117,6 +122,55 @@ func TestCanariesTryFirst(t *testing.T) {
 	}
 	if p := c.s.Progress("g"); len(p) != 1 || p[0].Done != 20 {
 		t.Errorf("progress %+v", p)
+	}
+}
+
+// A refusal that names nothing is told apart by the canaries that it came from: what
+// some Envoy runs stays together, what nobody accepted yet is tried one by one, and
+// everybody gets what is accepted.
+func TestRefusedInCompany(t *testing.T) {
+	c := newClass(t, 20, res(routeType, "a", "1"), res(routeType, "b", "1"), res(routeType, "c", "1"), res(routeType, "d", "1"))
+	c.publish(2, false, res(routeType, "a", "2"), res(routeType, "b", "bad"), res(routeType, "c", "1"), res(routeType, "d", "1"))
+	c.s.mu.Lock()
+	for _, n := range c.s.nodes { // as if asked for anew, so that they travel along
+		for _, name := range []string{"c", "d"} {
+			n.stream.types[routeType].note(name, unknown)
+			n.stream.types[routeType].mark(name, false)
+		}
+	}
+	c.s.mu.Unlock()
+	canary := 0
+	for i, responses := range c.heard() {
+		k := c.all[i]
+		if len(responses[0].Resources) == 2 {
+			k.ack(responses...)
+			continue
+		}
+		canary++
+		k.nack(responses[0], "no")
+		if canary == 1 {
+			apart := k.expect("apart", "rds a@2", "rds b@bad", "rds c@1", "rds d@1")
+			if len(apart) != 3 {
+				t.Errorf("in %d responses", len(apart))
+			}
+			k.ack(apart[0], apart[2])
+			k.nack(apart[1], "no b")
+			continue
+		}
+		apart := k.expect("apart from what the other accepted meanwhile", "rds a@2", "rds c@1", "rds d@1", "rds b@bad")
+		if len(apart) != 2 {
+			t.Errorf("in %d responses", len(apart))
+		}
+		k.ack(apart[0])
+		k.nack(apart[1], "no b")
+	}
+	if v := c.s.Verdicts(); canary != canaries || len(v) != 1 || v[0].Resource != "b" || v[0].Reason != "no b" {
+		t.Fatalf("%d canaries, verdicts %+v", canary, v)
+	}
+	for i, responses := range c.heard() {
+		if len(responses) != 1 || len(responses[0].Resources) != 1 || responses[0].Resources[0].Name != "a" {
+			t.Errorf("node %d gets %v", i, responses)
+		}
 	}
 }
 

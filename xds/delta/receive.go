@@ -86,8 +86,12 @@ func (st *stream) handle(req *discoveryv3.DeltaDiscoveryRequest, now time.Time) 
 
 func (st *stream) enlist(t *typeState) {
 	st.types[t.typeURL] = t
-	st.order = append(st.order, t.typeURL)
-	slices.SortStableFunc(st.order, func(a, b string) int { return rank(a) - rank(b) })
+	st.order = append(st.order, t)
+	slices.SortStableFunc(st.order, func(a, b *typeState) int { return rank(a.typeURL) - rank(b.typeURL) })
+	types := carriers()
+	if i := slices.Index(types[:], t.typeURL); i >= 0 {
+		st.carried[i] = t
+	}
 }
 
 // rank is the order of types whose NACKs name nothing, routes before what they may use.
@@ -319,10 +323,20 @@ func (st *stream) accepted(t *typeState, f *flight, name string) {
 func (st *stream) doubt(t *typeState, f *flight, names []string, reason string) {
 	st.server.cfg.Log.Warn("proxy refused a response, sending its resources apart", "node", st.node.id,
 		"type", short(t.typeURL), "resources", len(names), "reason", reason, "mark", st.node.group.mark)
-	for _, name := range names {
-		if t.named {
+	suspects := names
+	if t.named { // what some Envoy runs is not the first to be doubted
+		suspects = slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+			_, proven := st.server.proven[proof{Key{t.typeURL, name}, f.items[name]}]
+			return proven
+		})
+		if len(suspects) == 0 {
+			suspects = names
+		}
+		for _, name := range suspects {
 			put(&t.alone, name)
 		}
+	}
+	for _, name := range names {
 		if t.subscribed(name) {
 			t.note(name, unknown)
 			t.mark(name, false)

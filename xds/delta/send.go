@@ -92,7 +92,7 @@ func (st *stream) choose(now time.Time, until *time.Time) (*typeState, *flight) 
 
 // pending says that there may be something to send.
 func (st *stream) pending() bool {
-	for _, t := range st.types {
+	for _, t := range st.order {
 		if len(t.dirty) > 0 || t.greet {
 			return true
 		}
@@ -158,8 +158,8 @@ func (st *stream) referrers(now time.Time, makes func(string, action) bool) (*ty
 			return t, newFlight()
 		}
 	}
-	for _, typeURL := range st.order {
-		if t := st.types[typeURL]; t.named && t.live() < maxFlights {
+	for _, t := range st.order {
+		if t.named && t.live() < maxFlights {
 			if f := st.collect(t, now, makes); f != nil {
 				return t, f
 			}
@@ -182,7 +182,7 @@ func (st *stream) removals(now time.Time, until *time.Time) (*typeState, *flight
 		// Who refused a change still runs what was before it, which may need what is
 		// removed: it is given some time to come back (see Verdicts).
 		busy = busy || now.Before(st.node.refusedAt.Add(st.server.cfg.ClustersTimeout))
-		for _, other := range st.types {
+		for _, other := range st.order {
 			switch other.typeURL {
 			case listenerType, routeType, extensionType:
 				busy = busy || st.making(other)
@@ -209,8 +209,8 @@ func (st *stream) removals(now time.Time, until *time.Time) (*typeState, *flight
 			return nil, nil
 		}
 	}
-	for _, typeURL := range st.order {
-		if t := st.types[typeURL]; t.named && t.live() < maxFlights {
+	for _, t := range st.order {
+		if t.named && t.live() < maxFlights {
 			if f := st.collect(t, now, gone); f != nil {
 				return t, f
 			}
@@ -233,9 +233,8 @@ func (st *stream) making(t *typeState) bool {
 }
 
 // collect fills a response with dirty names that are accepted, and forgets those
-// that need nothing. A type whose NACK names nothing carries one resource that no
-// Envoy has accepted yet, or any number that some have. What canaries are trying waits.
-// Endpoint sets, which hold addresses alone, travel together until one is refused.
+// that need nothing. What canaries are trying waits. What was refused in company of a
+// type whose NACK names nothing travels alone.
 func (st *stream) collect(t *typeState, now time.Time, accept func(string, action) bool) *flight {
 	var f *flight // made when there is something to carry: most calls find nothing
 	size := 0
@@ -261,8 +260,9 @@ func (st *stream) collect(t *typeState, now time.Time, accept func(string, actio
 			t.clean(name)
 			continue
 		}
-		single := t.named && st.single(t, r)
-		if single && st.awaits(t, r, now) {
+		_, single := t.alone[name]
+		unproven := st.unproven(t, r)
+		if unproven && st.awaits(t, r, now) {
 			awaited = true
 			continue
 		}
@@ -276,7 +276,7 @@ func (st *stream) collect(t *typeState, now time.Time, accept func(string, actio
 			break
 		}
 		f.add(t, r)
-		owed = owed || single || t.isOwed(name)
+		owed = owed || single || unproven || t.isOwed(name)
 		t.clean(name)
 		size += len(r.Body)
 		if single || len(f.items) == t.limit {
@@ -298,11 +298,10 @@ func (st *stream) collect(t *typeState, now time.Time, accept func(string, actio
 	return f
 }
 
-func (st *stream) single(t *typeState, r *Resource) bool {
-	if _, ok := t.alone[r.Name]; ok {
-		return true
-	}
-	if t.typeURL == endpointType {
+// unproven says that a resource is of a type that is tried, and that no Envoy has
+// accepted it yet.
+func (st *stream) unproven(t *typeState, r *Resource) bool {
+	if !tried(t.typeURL) {
 		return false
 	}
 	_, ok := st.server.proven[proof{Key{t.typeURL, r.Name}, r.Version}]

@@ -33,9 +33,10 @@ type stream struct {
 	server  *Server
 	node    *node
 	types   map[string]*typeState
-	order   []string // types, in the order they are served
-	seen    int64    // group version up to which changes are marked
-	done    int64    // group version up to which everything is answered
+	order   []*typeState             // in the order they are served
+	carried [carrierTypes]*typeState // those of carriers, nil where not asked for
+	seen    int64                    // group version up to which changes are marked
+	done    int64                    // group version up to which everything is answered
 	nonces  int64
 	opened  time.Time
 	stuck   bool           // taking clusters back did not help
@@ -283,7 +284,7 @@ func (s *Server) detach(st *stream) {
 		n.group.leave(st)
 		s.connected(n.id, false)
 	}
-	for _, t := range st.types {
+	for _, t := range st.order {
 		s.names.release(&t.names)
 	}
 	s.unlock()
@@ -314,7 +315,7 @@ func (st *stream) mark(k Key, urgent bool) {
 // rescan marks everything, for a stream that missed too much or changed its group.
 func (st *stream) rescan() {
 	v := st.view()
-	for _, t := range st.types {
+	for _, t := range st.order {
 		t.scan(v)
 	}
 	for k := range st.node.rejected {
@@ -346,7 +347,7 @@ func (st *stream) isSettled() bool {
 	if st.reason != nil || !g.published || st.seen != g.version {
 		return false
 	}
-	for _, t := range st.types {
+	for _, t := range st.order {
 		if !t.idle() {
 			return false
 		}
@@ -367,7 +368,7 @@ func (st *stream) settle(now time.Time) {
 	if first || st.settled.own != v.own || !slices.Equal(st.settled.layers, v.layers) {
 		st.settled = &view{layers: v.layers, own: v.own}
 	}
-	for _, t := range st.types {
+	for _, t := range st.order {
 		if first {
 			st.server.names.share(&t.names, true)
 		}

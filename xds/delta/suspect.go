@@ -125,7 +125,7 @@ func (st *stream) abandon() {
 		st.node.last = st.settled
 	}
 	st.node.kept = nil
-	for _, t := range st.types {
+	for _, t := range st.order {
 		for _, f := range t.flights {
 			for name := range f.items {
 				if !t.named {

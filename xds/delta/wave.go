@@ -90,7 +90,7 @@ func (st *stream) even(now time.Time) bool {
 	if st.settled == nil || len(n.rejected) > 0 || len(n.spoilt) > 0 || len(n.maybe) > 0 || now.Before(n.lacking.Add(lackingTime)) {
 		return false
 	}
-	for _, t := range st.types {
+	for _, t := range st.order {
 		if !t.idle() || t.base == nil || len(t.over) > 0 || len(t.alone) > 0 || t.limit > 0 {
 			return false
 		}
@@ -102,8 +102,7 @@ func (st *stream) even(now time.Time) bool {
 func (st *stream) wave() *wave {
 	g := st.node.group
 	at := course{from: st.seen}
-	for i, typeURL := range carriers() {
-		t := st.types[typeURL]
+	for i, t := range st.carried {
 		if t == nil {
 			continue
 		}
