@@ -227,7 +227,7 @@ func (e *engine) compileClass(c *class) compiled {
 		if c.ir.Role == ir.Ingress {
 			out.proxy = ingress.Compile(r, c.ir)
 		} else {
-			out.proxy = ir.Compile(r, c.ir)
+			out.proxy = e.memo.Compile(r, c.ir)
 		}
 	})
 	e.metrics.compiles.WithLabelValues("class").Inc()

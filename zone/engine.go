@@ -110,6 +110,7 @@ type engine struct {
 	layers      map[string]*layer
 	bundles     map[string]*bundle
 	built       *xds.Cache // what classes share of their configurations
+	memo        *ir.Memo   // and of their compiles
 	authorities map[authorityKey]ca.Slots
 	domains     map[string][]string
 	synced      map[mesh.Key]bool
@@ -221,7 +222,7 @@ func newEngine(cfg engineConfig) (*engine, error) {
 		authorities: map[authorityKey]ca.Slots{}, domains: map[string][]string{},
 		synced: map[mesh.Key]bool{}, kept: map[mesh.Key]mesh.Resource{}, files: map[mesh.Key]mesh.Resource{}, authored: map[mesh.Key]bool{}, hidden: map[mesh.Key]mesh.Resource{}, changed: map[mesh.Key]span{},
 		counters: map[string]uint64{}, permissions: map[string]ir.Permission{}, quarantines: map[string]*quarantine{}, unsaved: map[mesh.Key]bool{},
-		built: &xds.Cache{}, facts: newFacts(), tracker: newTracker(), given: map[mesh.Key][]string{}, called: map[string]map[mesh.Key]bool{}, vips: newVIPs(cfg.vips), names: map[string]*ir.NameTable{}, serviceNames: map[string]map[mesh.Key]mesh.ServiceNames{}, board: &agents.Board{},
+		built: &xds.Cache{}, memo: &ir.Memo{}, facts: newFacts(), tracker: newTracker(), given: map[mesh.Key][]string{}, called: map[string]map[mesh.Key]bool{}, vips: newVIPs(cfg.vips), names: map[string]*ir.NameTable{}, serviceNames: map[string]map[mesh.Key]mesh.ServiceNames{}, board: &agents.Board{},
 		planning: make(chan struct{}, 1),
 	}
 	e.ensure(unitGenerators, stageNamed, (*engine).deriveGenerators)

@@ -37,7 +37,7 @@ func (e *engine) copy() *copied {
 		dirty:   maps.Clone(e.dirty), units: make(map[world.Unit]*unit, len(e.units)),
 		proxies: make(map[mesh.Key]*proxy, len(e.proxies)), census: e.census, named: maps.Clone(e.named), classes: make(map[string]*class, len(e.classes)),
 		sets: make(map[string]*set, len(e.sets)), layers: make(map[string]*layer, len(e.layers)), bundles: maps.Clone(e.bundles),
-		built: e.built, authorities: maps.Clone(e.authorities), domains: maps.Clone(e.domains),
+		built: e.built, memo: e.memo, authorities: maps.Clone(e.authorities), domains: maps.Clone(e.domains),
 		synced: maps.Clone(e.synced), kept: maps.Clone(e.kept), files: maps.Clone(e.files),
 		authored: maps.Clone(e.authored), hidden: maps.Clone(e.hidden), changed: maps.Clone(e.changed), counters: maps.Clone(e.counters),
 		given: maps.Clone(e.given), called: maps.Clone(e.called), vips: e.vips.copy(), names: maps.Clone(e.names),

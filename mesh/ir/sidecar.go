@@ -13,9 +13,11 @@ import (
 // inbounds and no outbounds, since there is no plain text in the mesh; redirected
 // calls to its services are closed. Classes of ingresses are compiled by package
 // ingress.
-func Compile(r Reader, c *Class) *Proxy {
+func Compile(r Reader, c *Class) *Proxy { return compile(r, c, nil) }
+
+func compile(r Reader, c *Class, memo *Memo) *Proxy {
 	b := newCompiler(r, c)
-	b.proxy.Trust = b.trust()
+	b.trust(memo)
 	b.proxy.HasIdentity = b.identity()
 	if b.proxy.HasIdentity {
 		b.inbounds()
@@ -101,7 +103,14 @@ func (b *compiler) problem(source mesh.Key, format string, args ...any) {
 // list reads every resource of a kind in the class's mesh; nothing of another
 // mesh is ever read.
 func (b *compiler) list(kind mesh.KindName) []mesh.PolicyResource {
-	objects := b.r.List(Query{Kind: kind, Mesh: b.class.Mesh, Index: ByMesh})
+	return policyResources(b.objects(kind))
+}
+
+func (b *compiler) objects(kind mesh.KindName) []*Object {
+	return b.r.List(Query{Kind: kind, Mesh: b.class.Mesh, Index: ByMesh})
+}
+
+func policyResources(objects []*Object) []mesh.PolicyResource {
 	out := make([]mesh.PolicyResource, len(objects))
 	for i, o := range objects {
 		out[i] = mesh.PolicyResource(*o)

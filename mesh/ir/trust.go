@@ -11,15 +11,31 @@ import (
 	"github.com/tombolo-mesh/tombolo/mesh"
 )
 
-// trust joins the bundles of the mesh by trust domain. A zone's MeshTrust counts
+// trust is the trust of the mesh, and the problems of it, as they are or as remembered.
+func (b *compiler) trust(memo *Memo) {
+	identities, trusts := b.objects(mesh.KindMeshIdentity), b.objects(mesh.KindMeshTrust)
+	if memo != nil {
+		if known, ok := memo.trust(b.class.Mesh, b.r.Zone(), identities, trusts); ok {
+			b.proxy.Trust, b.proxy.Problems = known.bundles, append(b.proxy.Problems, known.problems...)
+			return
+		}
+	}
+	before := len(b.proxy.Problems)
+	b.proxy.Trust = b.join(policyResources(identities), policyResources(trusts))
+	if memo != nil {
+		memo.remember(b.class.Mesh, remembered{zone: b.r.Zone(), identities: slices.Clone(identities), trusts: slices.Clone(trusts),
+			bundles: b.proxy.Trust, problems: slices.Clone(b.proxy.Problems[before:])})
+	}
+}
+
+// join joins the bundles of the mesh by trust domain. A zone's MeshTrust counts
 // for the trust domains that the mesh's identities yield for that zone and for
 // no other, whatever global let pass: a zone can only vouch for itself. The
 // result is nil when there is nothing to trust; an empty set must never be sent.
-func (b *compiler) trust() []TrustBundle {
-	identities := b.list(mesh.KindMeshIdentity)
+func (b *compiler) join(identities, trusts []mesh.PolicyResource) []TrustBundle {
 	domains := map[string][]string{}
 	believed := map[string][]string{}
-	for _, o := range b.list(mesh.KindMeshTrust) {
+	for _, o := range trusts {
 		spec, ok := o.Decoded.(*mesh.MeshTrust)
 		if !ok {
 			continue
