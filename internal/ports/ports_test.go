@@ -1,6 +1,7 @@
 package ports
 
 import (
+	"io"
 	"net"
 	"strconv"
 	"sync"
@@ -68,26 +69,21 @@ func TestTaken(t *testing.T) {
 			t.Fatal(err)
 		}
 		address := net.JoinHostPort(at.host, strconv.Itoa(port))
-		end := func() {}
+		var listener io.Closer
 		if at.network == "tcp" {
-			l, err := net.Listen("tcp", address)
-			if err != nil {
-				t.Fatal(err)
-			}
-			end = func() { _ = l.Close() }
+			listener, err = net.Listen("tcp", address)
 		} else {
-			c, err := net.ListenPacket("udp", address)
-			if err != nil {
-				t.Fatal(err)
-			}
-			end = func() { _ = c.Close() }
+			listener, err = net.ListenPacket("udp", address)
+		}
+		if err != nil {
+			t.Fatal(err)
 		}
 		release()
 		if release, err := take(port); err == nil {
 			release()
 			t.Errorf("%+v: given while somebody listens", at)
 		}
-		end()
+		_ = listener.Close()
 		if release, err = take(port); err != nil {
 			t.Errorf("%+v: not given again: %v", at, err)
 		} else {
