@@ -47,7 +47,7 @@ func (st *stream) awaits(t *typeState, r *Resource, now time.Time) bool {
 		return false
 	}
 	tr := st.node.group.trial(proof{Key{t.typeURL, r.Name}, r.Version}, now)
-	if tr == nil || slices.Contains(tr.tried, st) {
+	if tr == nil || slices.Contains(tr.tried, st) || slices.Contains(st.node.group.scouts, st) {
 		return false
 	}
 	st.until = earlier(st.until, tr.until(t.typeURL))
@@ -172,7 +172,7 @@ func (tr *trial) choose(k Key, g *group, now time.Time) {
 		}
 		return false
 	}
-	for _, st := range g.scouts { // who tries something tries everything
+	for _, st := range g.scouts {
 		if n < canaries && st.node.group == g {
 			try(st)
 		}

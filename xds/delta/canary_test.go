@@ -349,3 +349,40 @@ func TestTrialsAreBounded(t *testing.T) {
 		t.Error(len(s.trials), "trials after a while")
 	}
 }
+
+// Who tries something gets all of the change at once, what another class tries included.
+func TestCanariesGetEverything(t *testing.T) {
+	routes := []*Resource{res(routeType, "a", "1"), res(routeType, "b", "1")}
+	c := newClass(t, 10, routes...)
+	c.s.Publish("h", 1, false, NewSet(routes[1:]))
+	for i := range 10 {
+		c.s.Assign(c.all[i].st.node.id, "g", nil)
+	}
+	other := c.join("other", routes[1:])
+	c.s.Assign("other", "h", nil)
+	for range 3 {
+		responses, _ := other.hear()
+		other.ack(responses...)
+	}
+	c.s.Publish("h", 2, false, NewSet([]*Resource{res(routeType, "b", "2")}))
+	c.publish(2, false, res(routeType, "a", "2"), res(routeType, "b", "2"))
+	heard := c.heard()
+	if len(heard) != 1+canaries {
+		t.Fatalf("%d hear of it", len(heard))
+	}
+	for i, responses := range heard {
+		if want := 2; i < 10 && (len(responses) != 1 || len(responses[0].Resources) != want) {
+			t.Errorf("canary %d gets %v", i, responses)
+		}
+		c.all[i].ack(responses...)
+	}
+	for i, responses := range c.heard() {
+		if len(responses) != 1 || len(responses[0].Resources) != 2 {
+			t.Errorf("node %d gets %v", i, responses)
+		}
+		c.all[i].ack(responses...)
+	}
+	if more := c.heard(); len(more) > 0 {
+		t.Errorf("more: %v", more)
+	}
+}
