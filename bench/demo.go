@@ -36,7 +36,7 @@ func demo(ctx context.Context, dir string, changes int) ([]row, error) {
 		return nil, err
 	}
 	var rows []row
-	for _, measure := range []func(context.Context, *api, string, int) ([]row, error){idle, propagation, serviceStart} {
+	for _, measure := range []func(context.Context, *api, string, int) ([]row, error){idle, propagation, crossZone, serviceStart} {
 		more, err := measure(ctx, client, dir, changes)
 		if err != nil {
 			return nil, err
@@ -142,8 +142,8 @@ func propagation(ctx context.Context, a *api, _ string, n int) ([]row, error) {
 		took = append(took, time.Since(began))
 	}
 	rows := []row{
-		{what: "policy written → last ACK of two zones, real Envoys, p50", got: quantile(took, 0.5), budget: 15, unit: "ms"},
-		{what: "policy written → last ACK of two zones, real Envoys, p99", got: quantile(took, 0.99), budget: 50, unit: "ms"},
+		{what: "policy written → last ACK of two zones, real Envoys, p50", got: quantile(took, 0.5), budget: new(15.0), unit: "ms"},
+		{what: "policy written → last ACK of two zones, real Envoys, p99", got: quantile(took, 0.99), budget: new(50.0), unit: "ms"},
 	}
 	var sum, count float64
 	for _, zone := range []string{"127.77.1.1", "127.77.2.1"} {
@@ -222,7 +222,7 @@ func serviceStart(ctx context.Context, _ *api, dir string, _ int) ([]row, error)
 		}
 		took = append(took, time.Since(began))
 	}
-	return []row{{what: "service started in west → first answer in east, worst of 5", got: quantile(took, 1), budget: 300, unit: "ms"}}, nil
+	return []row{{what: "service started in west → first answer in east, worst of 5", got: quantile(took, 1), budget: new(300.0), unit: "ms"}}, nil
 }
 
 // answered reports whether an instance gave one of n answers.
@@ -295,12 +295,12 @@ func idle(ctx context.Context, _ *api, dir string, _ int) ([]row, error) {
 		resident := row{what: part.what + ", idle: resident memory", got: float64(b.rss) / (1 << 20), unit: "MiB"}
 		own := row{what: part.what + ", idle: its own memory", got: float64(b.own) / (1 << 20), unit: "MiB"}
 		if strings.HasPrefix(part.what, "agent") { // many on a machine, which share the file's pages
-			own.budget = 15
+			own.budget = new(15.0)
 		} else {
-			resident.budget = 40
+			resident.budget = new(40.0)
 		}
 		rows = append(rows, resident, own,
-			row{what: part.what + ", idle: processor", got: 100 * (b.cpu - a.cpu).Seconds() / pause.Seconds(), budget: 0.5, unit: "% of a core"})
+			row{what: part.what + ", idle: processor", got: 100 * (b.cpu - a.cpu).Seconds() / pause.Seconds(), budget: new(0.5), unit: "% of a core"})
 	}
 	return rows, nil
 }
@@ -390,6 +390,7 @@ type running struct{ cmd *exec.Cmd }
 // start runs the demo to the point where it stays up.
 func startDemo(ctx context.Context, dir string) (*running, error) {
 	cmd := exec.CommandContext(ctx, "bin/tombolo", "dev", "--dir", dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM} // it ends what it started
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -38,6 +39,9 @@ func main() {
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
+		if errors.As(err, new(unknownName)) {
+			os.Exit(2)
+		}
 		os.Exit(1)
 	}
 }
@@ -61,6 +65,29 @@ func (o options) wants(name string, quick bool) bool {
 	return false
 }
 
+// unknownName is of something to run that does not exist; the other names do.
+type unknownName struct {
+	name  string
+	known []string
+}
+
+func (e unknownName) Error() string {
+	return fmt.Sprintf("-run: there is no %q, there are: %s", e.name, strings.Join(e.known, ", "))
+}
+
+// check returns an error for the first name that is none of what can be run.
+func (o options) check(known []string) error {
+	if o.only == "" {
+		return nil
+	}
+	for _, n := range strings.Split(o.only, ",") {
+		if !slices.Contains(known, n) {
+			return unknownName{name: n, known: known}
+		}
+	}
+	return nil
+}
+
 func run(ctx context.Context, o options) error {
 	dir, err := filepath.Abs(".bench")
 	if err != nil {
@@ -68,6 +95,13 @@ func run(ctx context.Context, o options) error {
 	}
 	list, err := scenarios("bench/scenarios")
 	if err != nil {
+		return err
+	}
+	known := []string{"demo"}
+	for _, s := range list {
+		known = append(known, s.Name)
+	}
+	if err := o.check(known); err != nil {
 		return err
 	}
 	var rows []row

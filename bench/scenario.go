@@ -107,8 +107,8 @@ type expectation struct {
 	What string `yaml:"what"`
 	// Metric of the step.
 	Metric string `yaml:"metric"`
-	// Most is the budget; 0: for comparison.
-	Most float64 `yaml:"most"`
+	// Most is the budget, which may be 0; nil: for comparison.
+	Most *float64 `yaml:"most"`
 	// Unit of both.
 	Unit string `yaml:"unit"`
 }

@@ -11,11 +11,13 @@ import (
 
 // row is one line of the table.
 type row struct {
-	what   string
-	got    float64
-	budget float64 // 0: for comparison only
+	what string
+	got  float64
+	// budget is the most it may be, 0 too; nil: for comparison only.
+	budget *float64
 	unit   string
-	floor  float64 // how many times what the floor took; 0: not compared
+	// floor is how many times what the floor took; 0: not compared.
+	floor float64
 }
 
 func format(rows []row) string {
@@ -23,9 +25,9 @@ func format(rows []row) string {
 	b.WriteString("| what | measured | budget | × floor |\n|---|---|---|---|\n")
 	for _, r := range rows {
 		budget, floor := "for comparison", ""
-		if r.budget > 0 {
-			budget = fmt.Sprintf("≤ %g %s", r.budget, r.unit)
-			if r.got > r.budget {
+		if r.budget != nil {
+			budget = strings.TrimSpace(fmt.Sprintf("≤ %g %s", *r.budget, r.unit))
+			if r.got > *r.budget {
 				budget += ", missed"
 			}
 		}
@@ -48,8 +50,8 @@ func number(v float64) string {
 func missed(rows []row) error {
 	var err error
 	for _, r := range rows {
-		if r.budget > 0 && r.got > 2*r.budget {
-			err = errors.Join(err, fmt.Errorf("%s: %.3g %s, more than twice the budget of %g", r.what, r.got, r.unit, r.budget))
+		if r.budget != nil && r.got > 2**r.budget {
+			err = errors.Join(err, fmt.Errorf("%s: %.3g %s, more than twice the budget of %g", r.what, r.got, r.unit, *r.budget))
 		}
 	}
 	return err
