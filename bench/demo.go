@@ -376,8 +376,11 @@ func ownMemory(dir string) int64 {
 	return kilobytes << 10
 }
 
-// quantile in milliseconds.
+// quantile in milliseconds, 0 of none.
 func quantile(d []time.Duration, q float64) float64 {
+	if len(d) == 0 {
+		return 0
+	}
 	s := slices.Clone(d)
 	slices.Sort(s)
 	i := int(math.Ceil(q*float64(len(s)))) - 1

@@ -47,6 +47,7 @@ type world struct {
 	global   *plane
 	zones    []*plane
 	fleets   []*load.Fleet
+	streams  []*load.Zone
 	tokens   map[string]string
 	// turn counts changes, so that each differs from the one before.
 	turn int
@@ -171,6 +172,11 @@ func (w *world) start(ctx context.Context) error {
 			return err
 		}
 	}
+	for i := range w.scenario.Topology.Streams {
+		if err := w.joinStream(ctx, fmt.Sprintf("stream-%d", i+1)); err != nil {
+			return err
+		}
+	}
 	if err := w.policies(ctx, w.scenario.Topology.Policies); err != nil {
 		return err
 	}
@@ -229,6 +235,25 @@ func (w *world) startZone(ctx context.Context, z int) error {
 	return nil
 }
 
+// joinStream adds a zone that is only its stream to global.
+func (w *world) joinStream(ctx context.Context, name string) error {
+	token, err := w.token(ctx, "zone", map[string]any{"zone": name})
+	if err != nil {
+		return err
+	}
+	roots, err := pool(filepath.Join(w.dir, "global", "ca.pem"))
+	if err != nil {
+		return err
+	}
+	z, err := load.JoinZone(ctx, load.ZoneConfig{Name: name, Address: globalHost + ":5685", Token: token, Proxies: 1000,
+		TLS: &tls.Config{RootCAs: roots, ServerName: globalHost}})
+	if err != nil {
+		return err
+	}
+	w.streams = append(w.streams, z)
+	return nil
+}
+
 func (w *world) launchZone(ctx context.Context, z int) (*plane, error) {
 	name := zoneName(z)
 	p, err := launch(context.WithoutCancel(ctx), w.dir, name, "bin/tombolo", "zone", "--name", name, "--data-dir", filepath.Join(w.dir, name),
@@ -244,6 +269,9 @@ func (w *world) stop() {
 	var wg sync.WaitGroup
 	for _, f := range w.fleets {
 		wg.Go(f.Close)
+	}
+	for _, z := range w.streams {
+		wg.Go(z.Close)
 	}
 	wg.Wait()
 	for _, z := range w.zones {

@@ -84,7 +84,7 @@ func once(ctx context.Context, dir string, s scenario) ([]metrics, map[int]wire,
 		return nil, nil, err
 	}
 	defer w.stop()
-	fmt.Fprintf(os.Stderr, "  %d zones of %d proxies are up after %.0f s\n", s.Topology.Zones, s.Topology.proxies(), time.Since(began).Seconds())
+	fmt.Fprintf(os.Stderr, "  %d zones of %d proxies, and %d streams of others, are up after %.0f s\n", s.Topology.Zones, s.Topology.proxies(), s.Topology.Streams, time.Since(began).Seconds())
 	var out []metrics
 	for i, st := range s.Steps {
 		m, err := steps()[st.Do](w, ctx, i)

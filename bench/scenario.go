@@ -32,10 +32,12 @@ type scenario struct {
 	Timeout time.Duration `yaml:"timeout"`
 }
 
-// topology is what stands. Every number is of each zone.
+// topology is what stands. Every number is of each zone, unless it says otherwise.
 type topology struct {
-	// Zones, default 1.
+	// Zones, default 1, or none where there are Streams.
 	Zones int `yaml:"zones"`
+	// Streams are zones that are only their stream to global, of the whole topology.
+	Streams int `yaml:"streams"`
 	// Services, each a workload of its own.
 	Services int `yaml:"services"`
 	// Instances of each service: proxies that are called.
@@ -63,6 +65,8 @@ func (t *topology) field(name string) *int {
 	switch name {
 	case "zones":
 		return &t.Zones
+	case "streams":
+		return &t.Streams
 	case "services":
 		return &t.Services
 	case "instances":
@@ -145,7 +149,9 @@ func readScenario(path string) (scenario, error) {
 	if err := d.Decode(&s); err != nil {
 		return s, err
 	}
-	s.Topology.Zones = max(1, s.Topology.Zones)
+	if s.Topology.Streams == 0 {
+		s.Topology.Zones = max(1, s.Topology.Zones)
+	}
 	s.Topology.Classes = max(1, s.Topology.Classes)
 	for i := range s.Steps {
 		st := &s.Steps[i]

@@ -63,6 +63,7 @@ func (w *world) policyStep(ctx context.Context, at int) (metrics, error) {
 		"each p50": quantile(all, 0.5), "reported p50": quantile(reported, 0.5), "reported max": quantile(reported, 1),
 		"cpu per proxy":   cpu.Seconds() * 1e6 / float64(max(1, st.Times*proxies)),
 		"cpu":             cpu.Seconds() * 1e3 / float64(st.Times),
+		"global cpu":      (w.global.usage().cpu - before[0].cpu).Seconds() * 1e3 / float64(st.Times),
 		"bytes per proxy": float64(bytes), "responses per proxy": float64(responses) / float64(max(1, st.Times*proxies)),
 		"cpu per response": cpu.Seconds() * 1e6 / float64(max(1, responses)),
 	}, nil
