@@ -3,6 +3,7 @@ package xds
 import (
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -13,6 +14,7 @@ import (
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 
 	"github.com/tombolo-mesh/tombolo/mesh/ir"
+	"github.com/tombolo-mesh/tombolo/xds/delta"
 )
 
 const (
@@ -73,6 +75,25 @@ func redirectedInbound(p *ir.Proxy) *listenerv3.Listener {
 		l.FilterChains = append(l.FilterChains, chain)
 	}
 	return l
+}
+
+// Closed stands in for a listener that redirected connections are handed to and that
+// Envoy refuses: nothing listens there else, and what is redirected would pass through
+// as it is, in plain text. It closes them. Nil for every other resource.
+func Closed(r *delta.Resource) *delta.Resource {
+	var l listenerv3.Listener
+	if r.TypeURL != ListenerType || proto.Unmarshal(r.Body, &l) != nil || l.BindToPort == nil || l.BindToPort.Value {
+		return nil
+	}
+	closed, err := resourceOf(&listenerv3.Listener{
+		Name: l.Name, Address: l.Address, BindToPort: l.BindToPort,
+		TrafficDirection: corev3.TrafficDirection_OUTBOUND,
+		FilterChains:     []*listenerv3.FilterChain{refuse()},
+	})
+	if err != nil {
+		return nil
+	}
+	return closed
 }
 
 // refuse closes connections, and counts them.

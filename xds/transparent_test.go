@@ -16,10 +16,16 @@ import (
 	"time"
 
 	"github.com/vishvananda/netns"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 
 	"github.com/tombolo-mesh/tombolo/agent/redirect"
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/mesh/ir"
+	"github.com/tombolo-mesh/tombolo/xds"
+	"github.com/tombolo-mesh/tombolo/xds/delta"
 )
 
 // hosts are three network namespaces on one segment: two with a redirecting
@@ -422,4 +428,51 @@ func TestTransparentIPv4(t *testing.T) {
 	h.want("a", "10.77.0.3:80", "200 plain")
 	h.want("a", "[fd77::3]:80", "200 plain")
 	h.refused("c", "10.77.0.2:8080")
+}
+
+// What would be called past the mesh in plain text, since Envoy has no listener for it,
+// is closed by what stands in for the refused one.
+func TestARefusedListenerIsClosed(t *testing.T) {
+	p := newPair(t, &ir.Transparent{InboundPort: 15006, OutboundPort: 15001})
+	const address = "10.77.0.3"
+	p.want("a", address+":80", "200 plain")
+	p.webIR.Outbounds = append(p.webIR.Outbounds, calls(address, 80, srvName))
+	push := func(change func(*delta.Resource) *delta.Resource) {
+		resources, err := xds.Build(p.webIR)
+		must(t, err)
+		for _, set := range p.webSets {
+			r, err := xds.BuildEndpoints(set)
+			must(t, err)
+			resources = append(resources, r)
+		}
+		b, err := xds.BuildBundles(p.trust)
+		must(t, err)
+		for i, r := range resources {
+			if r.TypeURL == xds.ListenerType && r.Name == xds.OutboundListenerName(address, 80) {
+				resources[i] = change(r)
+			} else if closed := xds.Closed(r); closed != nil && r.TypeURL != xds.ListenerType {
+				t.Errorf("%s has a stand-in", r.Name)
+			}
+		}
+		p.push("a", append(resources, b))
+	}
+	var bad *delta.Resource
+	push(func(r *delta.Resource) *delta.Resource {
+		var l listenerv3.Listener
+		must(t, proto.Unmarshal(r.Body, &l))
+		l.FilterChains[0].Filters = append([]*listenerv3.Filter{{Name: "unknown", ConfigType: &listenerv3.Filter_TypedConfig{
+			TypedConfig: &anypb.Any{TypeUrl: xds.RouteType}}}}, l.FilterChains[0].Filters...)
+		body, err := proto.Marshal(&l)
+		must(t, err)
+		bad = &delta.Resource{TypeURL: r.TypeURL, Name: r.Name, Version: "bad", Body: body}
+		return bad
+	})
+	p.eventually("envoy refuses it", func() bool { return len(p.ads.Rejections()) == 1 })
+	p.want("a", address+":80", "200 plain")
+	push(func(*delta.Resource) *delta.Resource { return xds.Closed(bad) })
+	p.eventually("envoy takes what stands in", func() bool { return p.ads.InSync("a") })
+	p.refused("a", address+":80")
+	p.want("a", "10.96.0.1:80", "200 server")
+	push(func(r *delta.Resource) *delta.Resource { return r })
+	p.want("a", address+":80", "200 server", "URI="+webID)
 }

@@ -113,7 +113,8 @@ type arrangement struct {
 // function of what was compiled and the quarantine.
 //
 //   - A refused version with a last good one is replaced by it. Without one it stays:
-//     a proxy that has none refuses it again, once, and has none.
+//     a proxy that has none refuses it again, once, and has none; but for a listener
+//     that redirected connections would else pass by, which is closed.
 //   - What refers to a refused cluster that nobody has stays at its last good version
 //     too: a route to nowhere would cost requests.
 //   - What a last good version refers to stays, though the compile has it no more.
@@ -140,6 +141,10 @@ func arrange(compiled []*delta.Resource, q *quarantine) arrangement {
 		if before != nil && (q.of(r) != nil || r.TypeURL != xds.ClusterType && toNowhere(r) && !toNowhere(before.Resource)) {
 			held = append(held, before.Resource)
 			r = before.Resource
+		} else if before == nil && q.of(r) != nil {
+			if closed := xds.Closed(r); closed != nil {
+				r = closed
+			}
 		}
 		out.resources = append(out.resources, r)
 	}

@@ -10,6 +10,7 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 
 	"github.com/tombolo-mesh/tombolo/mesh"
+	"github.com/tombolo-mesh/tombolo/mesh/ir"
 	"github.com/tombolo-mesh/tombolo/xds"
 	"github.com/tombolo-mesh/tombolo/xds/delta"
 	"github.com/tombolo-mesh/tombolo/xds/xdstest"
@@ -304,5 +305,42 @@ func TestATighteningIsNotQuarantined(t *testing.T) {
 	eventually(t, "what lets more in is quarantined", c.quarantined)
 	if strings.Contains(published(), "spiffe://stranger") {
 		t.Error("the refused permission is still published")
+	}
+}
+
+// Where nothing good is known of a listener that redirected connections would else pass
+// by, one stands in that closes them.
+func TestARefusedRedirectIsClosed(t *testing.T) {
+	p := &ir.Proxy{Class: &ir.Class{Transparent: &ir.Transparent{InboundPort: 15006, OutboundPort: 15001}}, Passthrough: true,
+		Outbounds: []ir.Outbound{{Name: "a", Address: "10.0.0.1", Port: 80, Redirected: true}, {Name: "b", Address: "127.0.0.1", Port: 81}}}
+	compiled, err := xds.Build(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(list []*delta.Resource, address string, port uint32) *delta.Resource {
+		i := slices.IndexFunc(list, func(r *delta.Resource) bool {
+			return r.TypeURL == xds.ListenerType && r.Name == xds.OutboundListenerName(address, port)
+		})
+		return list[i]
+	}
+	redirected, bound := at(compiled, "10.0.0.1", 80), at(compiled, "127.0.0.1", 81)
+	q := &quarantine{}
+	for _, r := range []*delta.Resource{redirected, bound} {
+		q.Refused = append(q.Refused, refusal{TypeURL: r.TypeURL, Name: r.Name, Version: r.Version})
+	}
+	got := arrange(compiled, q).resources
+	if len(got) != len(compiled) {
+		t.Errorf("%d resources of %d", len(got), len(compiled))
+	}
+	if r := at(got, "10.0.0.1", 80); r.Version == redirected.Version || r.Version != xds.Closed(redirected).Version {
+		t.Error("the redirected one is not closed")
+	}
+	if at(got, "127.0.0.1", 81) != bound {
+		t.Error("what nobody else listens for has a stand-in")
+	}
+	before := &delta.Resource{TypeURL: redirected.TypeURL, Name: redirected.Name, Version: "before"}
+	q.Good = []good{{Resource: before}}
+	if at(arrange(compiled, q).resources, "10.0.0.1", 80) != before {
+		t.Error("the last good one does not stand in")
 	}
 }
