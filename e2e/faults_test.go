@@ -118,11 +118,11 @@ spec:
 		t.Errorf("the split is %v, want about half each", by)
 	}
 	f.eventually(60*time.Second, "40 requests sent", func() bool { return len(traffic.Since(from)) >= 40 })
-	allowed := time.Now()
+	allowed := traffic.Settled()
 	f.apply(denyEast)
 	deniedFrom := time.Now()
 	f.eventually(60*time.Second, "20 requests sent after the denial", func() bool { return len(traffic.Since(deniedFrom)) >= 20 })
-	deniedTo := time.Now()
+	deniedTo := traffic.Settled()
 	f.cli("", "delete", "meshtrafficpermission", "deny-east", "--wait=60s")
 	lifted := time.Now()
 	f.eventually(60*time.Second, "20 requests sent after lifting", func() bool { return len(traffic.Since(lifted)) >= 20 })

@@ -51,6 +51,9 @@ func TestGrpcAndTCP(t *testing.T) {
 	long := east.stranger.Hold(echoAddress, 20)
 	f.passes(calls, 5*time.Second)
 	tightened := time.Now()
+	for _, traffic := range []*lab.Traffic{calls, short, long} {
+		traffic.Settled()
+	}
 	f.apply(denyEcho)
 	denied := time.Now()
 	f.passes(calls, 3*time.Second)
@@ -59,6 +62,9 @@ func TestGrpcAndTCP(t *testing.T) {
 		return len(samples) > 0 && samples[len(samples)-1].Err != nil
 	})
 	again := time.Now()
+	for _, traffic := range []*lab.Traffic{calls, short} {
+		traffic.Settled()
+	}
 	t.Logf("the connection that was there is cut %s after the denial was in force", again.Sub(denied).Round(time.Millisecond))
 	f.cli("", "delete", "meshtrafficpermission", "deny-echo", "--wait=60s")
 	lifted := time.Now()

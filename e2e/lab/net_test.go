@@ -31,11 +31,11 @@ func TestNet(t *testing.T) {
 	}
 	eventually := func(what string, ok func() bool) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		for !ok() {
 			if ctx.Err() != nil {
-				t.Fatalf("%s: not within 10s", what)
+				t.Fatalf("%s: not within a minute", what)
 			}
 		}
 	}

@@ -31,6 +31,8 @@ type Traffic struct {
 
 	mu      sync.Mutex
 	samples []Sample
+	calls   int               // that were begun
+	open    map[int]time.Time // of those that have not ended, when they were begun
 }
 
 // Client makes requests from the host; connections are kept and shared.
@@ -55,7 +57,7 @@ func (h *Host) SendShort(url string, rate int) *Traffic {
 // other; at most 1,000 are open, more are counted as failed.
 func Repeat(rate int, call func() Sample) *Traffic {
 	ctx, cancel := context.WithCancel(context.Background())
-	t := &Traffic{stop: cancel}
+	t := &Traffic{stop: cancel, open: map[int]time.Time{}}
 	slots := make(chan struct{}, 1000)
 	t.wait.Add(1)
 	go func() {
@@ -71,9 +73,11 @@ func Repeat(rate int, call func() Sample) *Traffic {
 			select {
 			case slots <- struct{}{}:
 				t.wait.Add(1)
+				end := t.begin()
 				go func() {
 					defer t.wait.Done()
 					t.add(call())
+					end()
 					<-slots
 				}()
 			default:
@@ -89,7 +93,7 @@ func Repeat(rate int, call func() Sample) *Traffic {
 // the later ones fail: it is not made again.
 func (h *Host) Hold(address string, rate int) *Traffic {
 	ctx, cancel := context.WithCancel(context.Background())
-	t := &Traffic{stop: cancel}
+	t := &Traffic{stop: cancel, open: map[int]time.Time{}}
 	t.wait.Add(1)
 	go func() {
 		defer t.wait.Done()
@@ -105,12 +109,14 @@ func (h *Host) Hold(address string, rate int) *Traffic {
 				return
 			case <-tick.C:
 			}
+			end := t.begin()
 			s := Sample{Sent: time.Now()}
 			if err == nil {
 				s.Body, err = echo(conn, fmt.Sprintf("line %d\n", n))
 			}
 			s.Took, s.Err = time.Since(s.Sent), err
 			t.add(s)
+			end()
 		}
 	}()
 	return t
@@ -168,6 +174,43 @@ func (t *Traffic) add(s Sample) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.samples = append(t.samples, s)
+}
+
+func (t *Traffic) begin() (end func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.calls++
+	id := t.calls
+	t.open[id] = time.Now()
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		delete(t.open, id)
+	}
+}
+
+// Settled is a time before which nothing was sent that is still on its way: what
+// changes from now on does not concern what was sent until then. It waits for that.
+func (t *Traffic) Settled() time.Time {
+	now := time.Now()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for t.openSince(now) {
+		<-tick.C
+	}
+	return now
+}
+
+// openSince reports whether a call that was begun before a time has not ended.
+func (t *Traffic) openSince(before time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, begun := range t.open {
+		if begun.Before(before) {
+			return true
+		}
+	}
+	return false
 }
 
 // Stop ends the traffic and waits for open requests.
