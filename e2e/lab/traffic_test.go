@@ -21,7 +21,7 @@ func TestSettled(t *testing.T) {
 	defer traffic.Stop()
 	wait := func(what string, ok func() bool) {
 		t.Helper()
-		for deadline := time.Now().Add(time.Minute); !ok(); {
+		for deadline := time.Now().Add(time.Minute); !ok(); <-time.After(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatal("not within a minute:", what)
 			}
