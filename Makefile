@@ -75,7 +75,8 @@ bench: build ## the budgets of docs/bench.md, measured here and written there, i
 	@$(GO) build -trimpath -o $(BIN)/bench ./bench
 	TOMBOLO_ENVOY="$(ENVOY)" $(BIN)/bench -write
 
-bench-full: build ## the scenarios that take longer; RUN=name,name for some
+bench-full: build ## the scenarios that take longer, and as root the laboratories'; RUN=name,name for some
+	@[ $$(id -u) != 0 ] || sh deploy/setup.sh postgres lab
 	@$(GO) build -trimpath -o $(BIN)/bench ./bench
 	TOMBOLO_ENVOY="$(ENVOY)" $(BIN)/bench $(if $(RUN),-run '$(RUN)',-full -write)
 

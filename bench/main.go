@@ -1,6 +1,7 @@
 // Command bench measures the budgets of docs/bench.md on this machine, from
 // outside: it starts the real binaries, the demo with real Envoys and the
-// scenarios of bench/scenarios with simulated ones, and times what happens.
+// scenarios of bench/scenarios with simulated ones, and times what happens. What needs
+// hosts or a cluster is measured by tests that make them, which tell it their figures.
 //
 // In flow the built binaries and the scenarios, out flows a table on standard
 // output and, with -write, in docs/bench.md. It fails when a budget is missed by
@@ -25,7 +26,7 @@ func main() {
 	var o options
 	flag.BoolVar(&o.write, "write", false, "put the table into docs/bench.md")
 	flag.BoolVar(&o.full, "full", false, "run the scenarios that are not quick, in place of those that are")
-	flag.StringVar(&o.only, "run", "", "run only these, separated by commas: demo, or names of scenarios")
+	flag.StringVar(&o.only, "run", "", "run only these, separated by commas: demo, names of scenarios, or of laboratories")
 	flag.IntVar(&o.changes, "changes", 100, "changes to time in the demo")
 	floor := flag.String("floor", "", "be the floor: serve with the certificates of this folder (internal)")
 	flag.Parse()
@@ -98,6 +99,9 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	known := []string{"demo"}
+	for _, l := range laboratories() {
+		known = append(known, l.name)
+	}
 	for _, s := range list {
 		known = append(known, s.Name)
 	}
@@ -120,6 +124,16 @@ func run(ctx context.Context, o options) error {
 		more, err := timed(s.Name, func() ([]row, error) { return runScenario(ctx, filepath.Join(dir, s.Name), s) })
 		if err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", s.Name, err))
+		}
+		rows = append(rows, more...)
+	}
+	for _, l := range laboratories() {
+		if !o.wants(l.name, false) || ctx.Err() != nil {
+			continue
+		}
+		more, err := timed(l.name, func() ([]row, error) { return l.measure(ctx, filepath.Join(dir, l.name)) })
+		if err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", l.name, err))
 		}
 		rows = append(rows, more...)
 	}

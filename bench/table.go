@@ -18,12 +18,18 @@ type row struct {
 	unit   string
 	// floor is how many times what the floor took; 0: not compared.
 	floor float64
+	// missing is why it was not measured; empty: it was.
+	missing string
 }
 
 func format(rows []row) string {
 	var b strings.Builder
 	b.WriteString("| what | measured | budget | × floor |\n|---|---|---|---|\n")
 	for _, r := range rows {
+		if r.missing != "" {
+			fmt.Fprintf(&b, "| %s | not measured: %s |  |  |\n", r.what, r.missing)
+			continue
+		}
 		budget, floor := "for comparison", ""
 		if r.budget != nil {
 			budget = strings.TrimSpace(fmt.Sprintf("≤ %g %s", *r.budget, r.unit))

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/tombolo-mesh/tombolo/e2e/lab"
+	"github.com/tombolo-mesh/tombolo/internal/budget"
 )
 
 // Budgets of a failover under 100 requests a second. sharedMachine is for the few
@@ -54,6 +55,12 @@ func TestFailover(t *testing.T) {
 	f.report("west's web is never served by east", good, bad, 0)
 }
 
+// tell says what a time was that has a budget.
+func (f *fleet) tell(what string, took, most time.Duration) {
+	f.t.Helper()
+	must(f.t, budget.Tell(budget.Row{What: what, Got: took.Seconds(), Most: new(most.Seconds()), Unit: "s"}))
+}
+
 // home waits until all traffic of a second was served in east.
 func (f *fleet) home(traffic *lab.Traffic) time.Duration {
 	f.t.Helper()
@@ -66,12 +73,12 @@ func (f *fleet) home(traffic *lab.Traffic) time.Duration {
 
 // failover breaks something, waits until the other zone serves, mends it and
 // waits until the own zone serves again.
-func (f *fleet) failover(what string, traffic *lab.Traffic, budget time.Duration, allowed int, breaks, mends func()) {
+func (f *fleet) failover(what string, traffic *lab.Traffic, within time.Duration, allowed int, breaks, mends func()) {
 	f.t.Helper()
 	from := time.Now()
 	breaks()
 	broken := time.Now()
-	f.passes(traffic, budget*sharedMachine+4*time.Second)
+	f.passes(traffic, within*sharedMachine+4*time.Second)
 	// What was sent just before counts, too: it was under way.
 	under := broken.Add(-200 * time.Millisecond)
 	to := time.Now().Add(-2 * time.Second) // later ones may be open still
@@ -86,8 +93,14 @@ func (f *fleet) failover(what string, traffic *lab.Traffic, budget time.Duration
 	}
 	f.t.Logf("%s (%s to do so): all traffic in the other zone after %s, %d of %d requests failed, the slowest took %s", what,
 		broken.Sub(from).Round(time.Millisecond), moved.Round(time.Millisecond), len(failed), served+len(failed), slowest.Round(time.Millisecond))
-	if moved > budget*sharedMachine {
-		f.t.Errorf("%s: %s until all traffic was in the other zone, the budget is %s × %d", what, moved, budget, sharedMachine)
+	f.tell("failover, "+what+": all traffic in the other zone", moved, within)
+	requests := budget.Row{What: "failover, " + what + ": requests failed", Got: float64(len(failed))}
+	if allowed < anyNumber {
+		requests.Most = new(float64(allowed))
+	}
+	must(f.t, budget.Tell(requests))
+	if moved > within*sharedMachine {
+		f.t.Errorf("%s: %s until all traffic was in the other zone, the budget is %s × %d", what, moved, within, sharedMachine)
 	}
 	if len(failed) > allowed*sharedMachine {
 		f.report(what, served, failed, allowed*sharedMachine)

@@ -223,6 +223,7 @@ func TestTwoGlobals(t *testing.T) {
 	})
 	took := time.Since(killed)
 	t.Logf("the survivor has both zones, with all proxies, %s after the kill", took.Round(time.Millisecond))
+	w.tell("a global is killed: its zones are back at another, with all proxies", took, zoneBack)
 	if took > zoneBack*sharedMachine {
 		t.Errorf("the zones were back after %s, the budget is %s × %d", took, zoneBack, sharedMachine)
 	}
@@ -314,6 +315,7 @@ func (w *twin) leave(why, other string) {
 	})
 	took := time.Since(began)
 	w.t.Logf("the zones have left the one that %s after %s", why, took.Round(time.Millisecond))
+	w.tell("a global "+why+": its zones are back at another", took, zoneBack)
 	if took > zoneBack*sharedMachine {
 		w.t.Errorf("the zones have left the one that %s after %s, the budget is %s × %d", why, took, zoneBack, sharedMachine)
 	}

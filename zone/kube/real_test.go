@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/tombolo-mesh/tombolo/internal/budget"
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/zone/kube"
 	"github.com/tombolo-mesh/tombolo/zone/kube/cluster"
@@ -325,6 +326,22 @@ func TestTokenReview(t *testing.T) {
 	}
 }
 
+// The budgets of TestScale: what a zone needs to start, and how far behind the API server
+// it is while pods change. Twice that fails.
+const (
+	startBudget  = 5 * time.Second
+	followBudget = 250 * time.Millisecond
+)
+
+// judge says what was measured of a budget.
+func (l *lab) judge(what string, got, most float64, unit string) {
+	l.t.Helper()
+	l.must(budget.Tell(budget.Row{What: what, Got: got, Most: &most, Unit: unit}))
+	if got > 2*most {
+		l.t.Errorf("%s: %.3g %s, more than twice the budget of %g", what, got, unit, most)
+	}
+}
+
 // TestScale fills the cluster with TOMBOLO_KUBE_SCALE services of ten pods, and says
 // how long a zone needs for them, and how long behind it is while 100 pods a second
 // change. With TOMBOLO_KUBE_KEEP they stay.
@@ -368,7 +385,9 @@ func TestScale(t *testing.T) {
 	h := &heard{}
 	start = time.Now()
 	run(t, c, h)
-	t.Logf("known after %s, in %d batches", time.Since(start), h.batches)
+	took := time.Since(start)
+	t.Logf("known after %s, in %d batches", took, h.batches)
+	l.judge(fmt.Sprintf("Kubernetes zone of %d services of ten pods: start", services), took.Seconds(), startBudget.Seconds(), "s")
 	if n := len(h.pods); n < services*10 {
 		t.Errorf("%d pods", n)
 	}
@@ -406,5 +425,7 @@ func (l *lab) follow(h *heard, services int) {
 		late = append(late, max(0, h.at[name(s)].Sub(changed[s])))
 	}
 	slices.Sort(late)
+	l.must(budget.Tell(budget.Row{What: "the same: pods changed, in a second (100 asked)", Got: rate}))
+	l.judge("the same: from the API server's yes until the zone knows it, p99", late[len(late)*99/100].Seconds()*1e3, followBudget.Seconds()*1e3, "ms")
 	l.t.Logf("%.0f changes a second were known p50 %s, p99 %s, at most %s after the API server said yes", rate, late[len(late)/2], late[len(late)*99/100], late[len(late)-1])
 }
