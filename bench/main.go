@@ -40,7 +40,7 @@ func main() {
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
-		if errors.As(err, new(unknownName)) {
+		if errors.As(err, new(misuse)) {
 			os.Exit(2)
 		}
 		os.Exit(1)
@@ -66,24 +66,22 @@ func (o options) wants(name string, quick bool) bool {
 	return false
 }
 
-// unknownName is of something to run that does not exist; the other names do.
-type unknownName struct {
-	name  string
-	known []string
-}
+// misuse is what is wrong with the flags.
+type misuse string
 
-func (e unknownName) Error() string {
-	return fmt.Sprintf("-run: there is no %q, there are: %s", e.name, strings.Join(e.known, ", "))
-}
+func (m misuse) Error() string { return string(m) }
 
-// check returns an error for the first name that is none of what can be run.
+// check compares the flags with what can be run.
 func (o options) check(known []string) error {
 	if o.only == "" {
 		return nil
 	}
+	if o.write || o.full {
+		return misuse("-run: cannot be with -write or -full: a table has all rows of its set")
+	}
 	for _, n := range strings.Split(o.only, ",") {
 		if !slices.Contains(known, n) {
-			return unknownName{name: n, known: known}
+			return misuse(fmt.Sprintf("-run: there is no %q, there are: %s", n, strings.Join(known, ", ")))
 		}
 	}
 	return nil
@@ -110,48 +108,52 @@ func run(ctx context.Context, o options) error {
 	}
 	var rows []row
 	var failed []error // the others are run all the same: what was measured is not lost to one
-	if o.wants("demo", true) {
-		more, err := timed("demo", func() ([]row, error) { return demo(ctx, filepath.Join(dir, "demo"), o.changes) })
-		if err != nil {
-			failed = append(failed, fmt.Errorf("demo: %w", err))
-		}
+	take := func(name string, measure func() ([]row, error)) {
+		more, err := timed(name, measure)
 		rows = append(rows, more...)
+		if err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", name, err))
+			rows = append(rows, row{what: name, missing: "it failed"})
+		}
+	}
+	if o.wants("demo", true) {
+		take("demo", func() ([]row, error) { return demo(ctx, filepath.Join(dir, "demo"), o.changes) })
 	}
 	for _, s := range list {
 		if !o.wants(s.Name, s.Quick) || ctx.Err() != nil {
 			continue
 		}
-		more, err := timed(s.Name, func() ([]row, error) { return runScenario(ctx, filepath.Join(dir, s.Name), s) })
-		if err != nil {
-			failed = append(failed, fmt.Errorf("%s: %w", s.Name, err))
-		}
-		rows = append(rows, more...)
+		take(s.Name, func() ([]row, error) { return runScenario(ctx, filepath.Join(dir, s.Name), s) })
 	}
 	for _, l := range laboratories() {
 		if !o.wants(l.name, false) || ctx.Err() != nil {
 			continue
 		}
-		more, err := timed(l.name, func() ([]row, error) { return l.measure(ctx, filepath.Join(dir, l.name)) })
-		if err != nil {
-			failed = append(failed, fmt.Errorf("%s: %w", l.name, err))
-		}
-		rows = append(rows, more...)
+		take(l.name, func() ([]row, error) { return l.measure(ctx, filepath.Join(dir, l.name)) })
 	}
 	table := format(rows)
 	fmt.Print(table)
-	if err := errors.Join(failed...); err != nil {
-		return err // printed, but no table of the document: it would lack rows
+	if ctx.Err() != nil {
+		return errors.Join(append(failed, ctx.Err())...)
+	}
+	if o.only == "" && !o.full {
+		// The other budgets, which take longer than this may.
+		last, err := recorded(inFull)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("\nAs `make bench-full` last measured the others: %s", last)
 	}
 	if o.write {
-		name := "measured"
+		name := quick
 		if o.full {
-			name = "measured in full"
+			name = inFull
 		}
 		if err := record(name, table); err != nil {
 			return err
 		}
 	}
-	return missed(rows)
+	return errors.Join(append(failed, missed(rows))...)
 }
 
 func timed(name string, fn func() ([]row, error)) ([]row, error) {

@@ -63,25 +63,47 @@ func missed(rows []row) error {
 	return err
 }
 
-// record replaces what stands between the markers of a name in docs/bench.md.
-func record(name, table string) error {
-	const path = "docs/bench.md"
+// The tables of docs/bench.md.
+const (
+	document = "docs/bench.md"
+	quick    = "measured"
+	inFull   = "measured in full"
+)
+
+// cut divides docs/bench.md into what stands between the markers of a table, and what
+// stands before and after it, markers included.
+func cut(name string) (head, table, tail string, err error) {
 	begin, end := "<!-- "+name+" -->\n", "<!-- /"+name+" -->"
-	text, err := os.ReadFile(path)
+	text, err := os.ReadFile(document)
 	if err != nil {
-		return err
+		return "", "", "", err
 	}
 	head, rest, ok := strings.Cut(string(text), begin)
-	_, tail, ok2 := strings.Cut(rest, end)
+	table, tail, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
-		return fmt.Errorf("%s has lost its markers", path)
+		return "", "", "", fmt.Errorf("%s has lost its markers of %q", document, name)
+	}
+	return head + begin, table, end + tail, nil
+}
+
+// recorded is a table of docs/bench.md, with its date and machine.
+func recorded(name string) (string, error) {
+	_, table, _, err := cut(name)
+	return table, err
+}
+
+// record replaces a table of docs/bench.md.
+func record(name, table string) error {
+	head, _, tail, err := cut(name)
+	if err != nil {
+		return err
 	}
 	commit, err := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
 	if err != nil {
 		return fmt.Errorf("git rev-parse: %w", err)
 	}
 	stamp := fmt.Sprintf("%s, commit %s, %s\n\n", time.Now().UTC().Format("2006-01-02"), strings.TrimSpace(string(commit)), machine())
-	return os.WriteFile(path, []byte(head+begin+stamp+table+end+tail), 0o644)
+	return os.WriteFile(document, []byte(head+stamp+table+tail), 0o644)
 }
 
 // machine is the processor and how many there are.
