@@ -539,8 +539,10 @@ func TestUndelivered(t *testing.T) {
 	z.run()
 	z.start("other", backendID, &other, &ir.Instance{Inbounds: []ir.InstanceInbound{loop}})
 	z.wantCall("/", 200)
-	z.app.CloseClientConnections()
 	z.app.Listener.Close()
+	z.app.CloseClientConnections()
+	// A request on a connection that ends just then may have been heard: it is not sent again.
+	z.eventually("the server's sidecar sees its connections end", func() bool { return z.backend.stat("cluster.self_inbound_dp_http.upstream_cx_active") == "0" })
 	for i := range 50 {
 		if status, body := z.callOnce("/"); status != 200 || body != "second" {
 			t.Fatalf("request %d after the application died: %d %q", i, status, body)
