@@ -43,5 +43,15 @@ func PermissionName(section string) string { return "rbac_" + section }
 // CallersName names the trust of a TCP inbound.
 func CallersName(section string) string { return "callers_" + section }
 
+// OfInbound says that a resource belongs to what a proxy takes calls with.
+func OfInbound(name string) bool {
+	for _, prefix := range []string{InboundName(""), PermissionName(""), CallersName("")} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return name == InboundListener
+}
+
 // peerZone is the zone in a peer's name, "<service>.<zone>".
 func peerZone(peer string) string { return peer[strings.LastIndexByte(peer, '.')+1:] }

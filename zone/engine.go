@@ -109,8 +109,9 @@ type engine struct {
 	sets        map[string]*set
 	layers      map[string]*layer
 	bundles     map[string]*bundle
-	built       *xds.Cache // what classes share of their configurations
-	memo        *ir.Memo   // and of their compiles
+	built       *xds.Cache      // what classes share of their configurations
+	memo        *ir.Memo        // and of their compiles
+	cold        map[string]bool // nodes that cannot serve though they are configured
 	authorities map[authorityKey]ca.Slots
 	domains     map[string][]string
 	synced      map[mesh.Key]bool
@@ -222,7 +223,7 @@ func newEngine(cfg engineConfig) (*engine, error) {
 		authorities: map[authorityKey]ca.Slots{}, domains: map[string][]string{},
 		synced: map[mesh.Key]bool{}, kept: map[mesh.Key]mesh.Resource{}, files: map[mesh.Key]mesh.Resource{}, authored: map[mesh.Key]bool{}, hidden: map[mesh.Key]mesh.Resource{}, changed: map[mesh.Key]span{},
 		counters: map[string]uint64{}, permissions: map[string]ir.Permission{}, quarantines: map[string]*quarantine{}, unsaved: map[mesh.Key]bool{},
-		built: &xds.Cache{}, memo: &ir.Memo{}, facts: newFacts(), tracker: newTracker(), given: map[mesh.Key][]string{}, called: map[string]map[mesh.Key]bool{}, vips: newVIPs(cfg.vips), names: map[string]*ir.NameTable{}, serviceNames: map[string]map[mesh.Key]mesh.ServiceNames{}, board: &agents.Board{},
+		built: &xds.Cache{}, memo: &ir.Memo{}, cold: map[string]bool{}, facts: newFacts(), tracker: newTracker(), given: map[mesh.Key][]string{}, called: map[string]map[mesh.Key]bool{}, vips: newVIPs(cfg.vips), names: map[string]*ir.NameTable{}, serviceNames: map[string]map[mesh.Key]mesh.ServiceNames{}, board: &agents.Board{},
 		planning: make(chan struct{}, 1),
 	}
 	e.ensure(unitGenerators, stageNamed, (*engine).deriveGenerators)
@@ -287,7 +288,7 @@ func (e *engine) run(ctx context.Context) error {
 		case <-due:
 			ops = append(ops, &op{run: e.expire})
 		case <-e.tracker.wake:
-			if nodes := e.tracker.warm(); nodes != nil {
+			if nodes := e.thaw(e.tracker.warm()); nodes != nil {
 				ops = append(ops, &op{run: func(*batch) { e.warm(nodes) }})
 			}
 			if verdicts := e.cfg.delta.Verdicts(); len(verdicts) > 0 {

@@ -17,6 +17,7 @@ import (
 	"github.com/tombolo-mesh/tombolo/identity/token"
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/mesh/ir"
+	"github.com/tombolo-mesh/tombolo/xds"
 	"github.com/tombolo-mesh/tombolo/xds/delta"
 	"github.com/tombolo-mesh/tombolo/zone/agents"
 	"github.com/tombolo-mesh/tombolo/zone/disk"
@@ -190,14 +191,52 @@ func (e *engine) join(b *batch, in agents.Proxy) {
 	e.dirty[p.unit] = true
 }
 
-// warm notes that Envoys are configured and can serve.
+// warm notes that Envoys are configured and can serve. One that refused what it takes
+// calls with, and has nothing from before, answers every call with an error that others
+// would not: it is cold until it takes something better.
 func (e *engine) warm(nodes map[string]bool) {
+	unfit := e.unfit()
 	for _, p := range e.proxies {
-		if nodes[p.node] && !p.warm {
-			p.warm = true
-			e.dirty[p.unit] = true
+		if !nodes[p.node] || p.warm {
+			continue
 		}
+		if of, refuses := unfit[p.node]; refuses && of {
+			e.cold[p.node] = true
+			continue
+		}
+		delete(e.cold, p.node)
+		p.warm = true
+		e.dirty[p.unit] = true
 	}
+}
+
+// unfit are the proxies that refuse something; the value says that it is of their inbounds.
+func (e *engine) unfit() map[string]bool {
+	out := map[string]bool{}
+	for _, r := range e.cfg.delta.Rejections() {
+		out[r.Node] = out[r.Node] || xds.OfInbound(r.Resource)
+	}
+	return out
+}
+
+// thaw adds those that were cold and can serve now.
+func (e *engine) thaw(nodes map[string]bool) map[string]bool {
+	if len(e.cold) == 0 {
+		return nodes
+	}
+	unfit := e.unfit()
+	for node := range e.cold {
+		of, refuses := unfit[node]
+		if of || !refuses && !e.cfg.delta.InSync(node) {
+			continue // it may be gone: who comes back is warm when it is in sync
+		}
+		delete(e.cold, node)
+		if nodes == nil {
+			nodes = map[string]bool{}
+		}
+		nodes[node] = true
+	}
+	return nodes
 }
 
 // notReadyNow are the inbounds that take no traffic: all, while the Envoy is not
@@ -288,6 +327,7 @@ func (m members) Leave(key mesh.Key, instance string, clean bool) {
 func (e *engine) forget(b *batch, p *proxy) {
 	key := p.resource.Key
 	delete(e.proxies, key)
+	delete(e.cold, p.node)
 	e.census[p.presence]--
 	if p.pod == nil {
 		e.unsaved[key] = true // deleted on disk now, or with a later batch
