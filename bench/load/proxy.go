@@ -245,6 +245,7 @@ func (p *Proxy) compare(resp *discoveryv3.DeltaDiscoveryResponse) (changed, same
 func (p *Proxy) take(resp *discoveryv3.DeltaDiscoveryResponse) []*discoveryv3.DeltaDiscoveryRequest {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.looked = 0 // whoever looked since the response came saw what was before it
 	have := p.have[resp.TypeUrl]
 	if have == nil {
 		have = map[unique.Handle[string]]unique.Handle[string]{}
