@@ -286,7 +286,7 @@ func idle(ctx context.Context, _ *api, dir string, _ int) ([]row, error) {
 	after := processes()
 	var rows []row
 	for _, part := range []struct{ what, command string }{
-		{"global", "global --data-dir " + dir}, {"zone east", "zone --name east"}, {"zone west", "zone --name west"}, {"agent of web-1", "tombolo-agent sidecar -d " + filepath.Join(dir, "web-1.yaml")},
+		{"global", "global --data-dir " + dir}, {"zone east", "zone --name east --data-dir " + dir}, {"zone west", "zone --name west --data-dir " + dir}, {"agent of web-1", "tombolo-agent sidecar -d " + filepath.Join(dir, "web-1.yaml")},
 	} {
 		a, b := find(before, part.command), find(after, part.command)
 		if a == nil || b == nil || a.pid != b.pid {
@@ -323,14 +323,22 @@ func find(list []proc, command string) *proc {
 	return nil
 }
 
-// processes reads /proc.
+// processes reads /proc. Those of other network namespaces, where the same addresses and
+// names may be another's, are left out.
 func processes() []proc {
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		return nil
+	}
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return nil
 	}
 	var out []proc
 	for _, dir := range dirs {
+		if network, err := os.Readlink(dir + "/ns/net"); err != nil || network != own {
+			continue // ended, of another user, or elsewhere
+		}
 		pid, _ := strconv.Atoi(filepath.Base(dir)) // digits, by the pattern
 		if p, ok := readProc(pid); ok {
 			out = append(out, p)
