@@ -310,7 +310,7 @@ func (st *stream) accepted(t *typeState, f *flight, name string) {
 	t.note(name, version)
 	delete(t.alone, name)
 	st.server.proveCurrent(st.view(), Key{t.typeURL, name}, version)
-	if version != "" {
+	if version != "" && (t.typeURL != clusterType || st.node.doubted[name] != version) {
 		st.server.acquit(st.node.group, Key{t.typeURL, name}, version)
 	}
 	if a, _ := st.assess(t, name); a != nothing {

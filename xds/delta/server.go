@@ -68,6 +68,9 @@ type node struct {
 	// spoilt are clusters whose content the proxy refused, or may have: until it gets
 	// another one it can keep them among those that warm, and answer for no cluster.
 	spoilt map[string]spoil
+	// doubted are the last versions of clusters that the proxy refused, or may have: it
+	// passes over them when they come again, and ACKs, which says nothing of them.
+	doubted map[string]string
 	// What the proxy had on its last stream, for the bytes.
 	last *view
 	kept map[Key]*Resource

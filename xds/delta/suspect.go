@@ -30,6 +30,9 @@ func (st *stream) carry(t *typeState, f *flight) {
 // had are not known any more it stays: removing it would cost traffic.
 func (st *stream) spoil(name string, f *flight) bool {
 	c := f.carried[name]
+	if c.now != nil {
+		enter(&st.node.doubted, name, c.now.Version)
+	}
 	if c.now == nil || c.had && c.before == nil {
 		return false
 	}
@@ -165,6 +168,7 @@ func (st *stream) recall(v *view, k Key, version string) *Resource {
 func (st *stream) greetSpoilt(versions map[string]string) {
 	if len(versions) == 0 {
 		clear(st.node.spoilt)
+		clear(st.node.doubted)
 	}
 	for name, s := range st.node.spoilt {
 		if version, told := versions[name]; told && (version == s.version || s.before == nil || version != s.before.Version) {

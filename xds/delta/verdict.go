@@ -100,11 +100,10 @@ func (s *Server) disagree(p proof, accepted bool) {
 	s.contested[p] = accepted
 }
 
-// acquit notes that a node accepted a version. A cluster's acceptance does not
-// count: Envoy passes over one that it refused before, and ACKs it.
+// acquit notes that a node accepted a version.
 func (s *Server) acquit(g *group, k Key, version string) {
 	p := proof{k, version}
-	if accepted, is := s.contested[p]; is && !accepted && k.TypeURL != clusterType {
+	if accepted, is := s.contested[p]; is && !accepted {
 		s.contested[p] = true
 		s.tell(Verdict{Rejection: Rejection{TypeURL: k.TypeURL, Resource: k.Name, Version: version}, Group: g.name, Accepted: true})
 	}

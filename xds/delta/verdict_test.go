@@ -106,3 +106,38 @@ func TestContestedVersionsAreBounded(t *testing.T) {
 		t.Error(len(s.contested), "contested")
 	}
 }
+
+// One proxy that refuses a cluster, be it hostile, holds it back from nobody that takes
+// it; that Envoy passes over what it refused before, and ACKs it, is no acceptance.
+func TestAcceptanceOfClusters(t *testing.T) {
+	s := New(Config{Authorize: func(context.Context, *corev3.Node) (string, error) { return "", io.EOF }})
+	s.Publish("g", 1, false, NewSet([]*Resource{res(clusterType, "c", "1")}))
+	open := func(node string) *talk {
+		s.Assign(node, "g", nil)
+		st, err := s.attach(node)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k := &talk{t, s, st, time.Now()}
+		k.ask(clusterType)
+		k.ack(k.expect("first", "cds c@1")...)
+		return k
+	}
+	a, b := open("a"), open("b")
+	s.Publish("g", 2, false, NewSet([]*Resource{res(clusterType, "c", "2")}))
+	k, held := a, b.expect("second", "cds c@2")
+	k.nack(k.expect("second", "cds c@2")[0], `Error adding/updating cluster(s) c: no`)
+	if v := s.Verdicts(); len(v) != 1 || v[0].Accepted {
+		t.Fatalf("verdicts %+v", v)
+	}
+	k.ack(k.expect("taken back", "cds c@1")...)
+	k.ask(clusterType, "c") // asks anew, gets it again, and passes over it
+	k.ack(k.expect("again", "cds c@2")...)
+	if v := s.Verdicts(); len(v) > 0 {
+		t.Errorf("passing over it is an acceptance: %+v", v)
+	}
+	b.ack(held...)
+	if v := s.Verdicts(); len(v) != 1 || !v[0].Accepted || v[0].Resource != "c" || v[0].Version != "2" {
+		t.Errorf("the acceptance of another: %+v", v)
+	}
+}
