@@ -93,7 +93,8 @@ func (p *process) stop() {
 
 // envoyVersion asks the binary, which also shows that there is one.
 func envoyVersion(ctx context.Context, path string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	// A node that has just begun many pods reads a hundred megabytes for each.
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, path, "--version").Output()
 	if errors.Is(err, exec.ErrNotFound) {

@@ -119,6 +119,11 @@ func startConfigured(t *testing.T, z *fakeZone, cfg Config) *running {
 		cancel()
 		<-over
 		if t.Failed() {
+			select {
+			case err := <-r.done:
+				t.Log("the agent ended:", err)
+			default: // the test has taken it
+			}
 			t.Logf("agent:\n%s", r.log)
 		}
 	})
