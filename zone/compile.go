@@ -204,11 +204,12 @@ func (e *engine) compileClasses(b *batch) {
 	e.log.Error("classes do not settle")
 }
 
+// compileAll compiles classes; nil, when nobody waits for it any more.
 func (e *engine) compileAll(due []*class) []compiled {
 	results := make([]compiled, len(due))
 	workers := min(cmp.Or(e.cfg.workers, runtime.GOMAXPROCS(0)), len(due))
 	work := func(w int) { // a part in one piece: neighbours are alike, and share what one of them builds
-		for i := w * len(due) / workers; i < (w+1)*len(due)/workers; i++ {
+		for i := w * len(due) / workers; i < (w+1)*len(due)/workers && !e.isLeft(); i++ {
 			results[i] = e.compileClass(due[i])
 		}
 	}
@@ -218,8 +219,13 @@ func (e *engine) compileAll(due []*class) []compiled {
 	}
 	work(0) // here, so that a fork with one worker stays in its own goroutine
 	wg.Wait()
+	if e.isLeft() {
+		return nil
+	}
 	return results
 }
+
+func (e *engine) isLeft() bool { return e.cfg.left != nil && e.cfg.left() }
 
 func (e *engine) compileClass(c *class) compiled {
 	out := compiled{class: c}

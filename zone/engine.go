@@ -81,6 +81,9 @@ type engineConfig struct {
 	linked func() bool
 	// tokensChanged is called, without locks, after the keys of some mesh changed.
 	tokensChanged func()
+	// left says that nobody waits for a fork any more: it stops compiling. The live
+	// engine has none.
+	left func() bool
 	// workers compile classes at once, default GOMAXPROCS.
 	workers    int
 	log        *slog.Logger

@@ -56,7 +56,9 @@ func (i inspector) plan(ctx context.Context, q wire.Question, w io.Writer) error
 	if ctx.Err() != nil {
 		return context.Cause(ctx) // the asker has left while the loop was busy
 	}
-	out, err := c.engine().guarded(p, i.e.log)
+	fork := c.engine()
+	fork.cfg.left = func() bool { return ctx.Err() != nil }
+	out, err := fork.guarded(p, i.e.log)
 	if err != nil {
 		return fmt.Errorf("plan: %w", err)
 	}
@@ -73,14 +75,24 @@ func (f *engine) guarded(p wire.Plan, log *slog.Logger) (out *wire.Preview, err 
 			err = errors.New("the zone cannot preview this change; its log says why")
 		}
 	}()
-	return f.preview(p), nil
+	if out = f.preview(p); out == nil {
+		return nil, errLeft
+	}
+	return out, nil
 }
 
-// preview takes a change into a fork and says what became another.
+// errLeft ends a preview that nobody waits for.
+var errLeft = errors.New("who asked has left")
+
+// preview takes a change into a fork and says what became another; nil, when who asked
+// has left.
 func (f *engine) preview(p wire.Plan) *wire.Preview {
 	f.cfg.workers = planWorkers
 	f.adoptEveryone()
 	f.process(nil) // what the loop had not come to yet is no effect of the change
+	if f.isLeft() {
+		return nil
+	}
 	before := f.outcome()
 	changes := make([]mesh.Change, len(p.Changes))
 	for i := range p.Changes {
@@ -90,6 +102,9 @@ func (f *engine) preview(p wire.Plan) *wire.Preview {
 	next := at
 	next.Revision = max(next.Revision, 1) // global asks, so there is one
 	f.process([]*op{{run: func(b *batch) { f.take(b, next, f.mark, changes) }, done: func(error) {}}})
+	if f.isLeft() {
+		return nil
+	}
 	out := f.compare(before, f.outcome(), p.Envoy)
 	out.Revision = at.Revision
 	return out

@@ -3,7 +3,9 @@ package zone
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
 	"reflect"
 	"slices"
 	"strings"
@@ -270,5 +272,33 @@ func TestPlansBesideTheLoop(t *testing.T) {
 		if !h.same(step) {
 			return
 		}
+	}
+}
+
+// A plan whose asker has left compiles no further, and says so.
+func TestAPlanThatNobodyWaitsForEnds(t *testing.T) {
+	r := newRig(t, "east")
+	r.turn(r.push(identityOf(t, "default"), allowAll(t, "default")))
+	const classes = 20
+	for i := range classes {
+		r.turn(r.join(sidecar(t, "default", fmt.Sprintf("web-%d", i), fmt.Sprintf("web-%d", i), fmt.Sprintf("10.0.0.%d", i+1), httpInbound)))
+	}
+	deny := put(resource(t, mesh.KindMeshTrafficPermission, "default", "", "deny", `{"rules":[{"default":{"deny":[{"spiffeID":{"type":"Exact","value":"spiffe://default.west.mesh.local/workload/x"}}]}}]}`))
+	for patience := range 10 {
+		f := r.e.copy().engine()
+		asked := 0
+		f.cfg.left = func() bool { asked++; return asked > patience }
+		out, err := f.guarded(plannedBy(t, deny), slog.New(slog.DiscardHandler))
+		if !errors.Is(err, errLeft) || out != nil {
+			t.Fatalf("patience %d: %v, %v", patience, out, err)
+		}
+		if asked > patience+5 {
+			t.Errorf("patience %d: it went on to ask %d times", patience, asked)
+		}
+	}
+	f := r.e.copy().engine()
+	f.cfg.left = func() bool { return false }
+	if out, err := f.guarded(plannedBy(t, deny), slog.New(slog.DiscardHandler)); err != nil || len(out.Effects) == 0 {
+		t.Errorf("who waits gets %v, %v", out, err)
 	}
 }

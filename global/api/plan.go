@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	gosync "sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tombolo-mesh/tombolo/global/store"
@@ -23,6 +24,8 @@ const (
 	planTime = 10 * time.Second
 	// maxPreview bounds the answer of one zone.
 	maxPreview = 64 << 20
+	// maxPreviews bounds the answers of all zones to one plan.
+	maxPreviews = 256 << 20
 )
 
 // Planned is what a change would do, in every zone.
@@ -220,6 +223,8 @@ func (s *Server) previewChanges(ctx context.Context, changes []mesh.Change, o pr
 	defer cancel()
 	var mu gosync.Mutex
 	var all gosync.WaitGroup
+	var left atomic.Int64
+	left.Store(maxPreviews)
 	for name := range enabled {
 		if len(o.zones) > 0 && !slices.Contains(o.zones, name) {
 			continue
@@ -232,7 +237,7 @@ func (s *Server) previewChanges(ctx context.Context, changes []mesh.Change, o pr
 			continue
 		}
 		all.Go(func() {
-			p, err := s.ask(ctx, name, seen, o.envoy)
+			p, err := s.ask(ctx, name, seen, o.envoy, &left)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -329,7 +334,7 @@ func (s *Server) shown(ctx context.Context, changes []mesh.Change, enabled map[s
 }
 
 // ask asks one zone.
-func (s *Server) ask(ctx context.Context, zone string, changes []mesh.Change, envoy bool) (*zonesync.Preview, error) {
+func (s *Server) ask(ctx context.Context, zone string, changes []mesh.Change, envoy bool, left *atomic.Int64) (*zonesync.Preview, error) {
 	body := zonesync.Plan{Envoy: envoy}
 	for _, c := range changes {
 		body.Changes = append(body.Changes, zonesync.PlannedOf(c))
@@ -338,7 +343,7 @@ func (s *Server) ask(ctx context.Context, zone string, changes []mesh.Change, en
 	if err != nil {
 		return nil, fmt.Errorf("plan for zone %s: %w", zone, err)
 	}
-	out := &limited{left: maxPreview}
+	out := &limited{left: maxPreview, ofAll: left}
 	if err := s.cfg.Fleet.Inspect(ctx, zone, sync.Question{What: zonesync.WhatPlan, Body: data}, out); err != nil {
 		return nil, err
 	}
@@ -350,15 +355,19 @@ func (s *Server) ask(ctx context.Context, zone string, changes []mesh.Change, en
 	return p, nil
 }
 
-// limited is a buffer that refuses more than it may hold.
+// limited is a buffer that refuses more than it may hold, or all buffers together.
 type limited struct {
 	bytes.Buffer
-	left int
+	left  int
+	ofAll *atomic.Int64
 }
 
 func (l *limited) Write(b []byte) (int, error) {
 	if l.left -= len(b); l.left < 0 {
-		return 0, fmt.Errorf("more than %d bytes", maxPreview)
+		return 0, fmt.Errorf("its answer is longer than %d MiB: ask for less, without Envoy's resources", maxPreview>>20)
+	}
+	if l.ofAll.Add(-int64(len(b))) < 0 {
+		return 0, fmt.Errorf("the answers of the zones are longer than %d MiB together: ask fewer zones at once (--zone), or for less, without Envoy's resources", maxPreviews>>20)
 	}
 	return l.Buffer.Write(b)
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	gosync "sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -323,4 +324,22 @@ func TestAUserPlansOneAtATime(t *testing.T) {
 	}
 	r.fleet.inspect = answer
 	r.want(200, "POST", "/plan?zone=east", r.reader, body)
+}
+
+func TestAnswersOfZonesAreBounded(t *testing.T) {
+	var left atomic.Int64
+	left.Store(10)
+	one, other := &limited{left: 8, ofAll: &left}, &limited{left: 8, ofAll: &left}
+	if _, err := one.Write(make([]byte, 8)); err != nil {
+		t.Error(err)
+	}
+	if _, err := one.Write([]byte{1}); err == nil || !strings.Contains(err.Error(), "64 MiB") {
+		t.Errorf("more than one zone may say: %v", err)
+	}
+	if _, err := other.Write(make([]byte, 2)); err != nil {
+		t.Error(err)
+	}
+	if _, err := other.Write([]byte{1}); err == nil || !strings.Contains(err.Error(), "256 MiB together") {
+		t.Errorf("more than all may say: %v", err)
+	}
 }
