@@ -146,11 +146,25 @@ func exportMember(id memberID, m *member, was cursor, reset bool) []*peersv1.Mem
 	return out
 }
 
+// Bounds of what another instance of global tells.
+const (
+	// maxImported zones that this instance does not know by itself.
+	maxImported = 10_000
+	maxMemberID = 1024 // bytes of a member's instance, and of its version
+)
+
 // Import takes what another instance of global tells of a member that is, or no
-// longer is, connected to it.
+// longer is, connected to it. What no member says of itself is passed over.
 func (s *Server) Import(peer string, u *peersv1.Member) {
+	if reason := mesh.CheckName(u.GetZone()); reason != "" || len(u.GetInstance()) > maxMemberID || len(u.GetVersion()) > maxMemberID {
+		s.log.Warn("another instance of global tells of a member that cannot be", "peer", peer, "zone", u.GetZone()[:min(len(u.GetZone()), 64)])
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.zones[u.GetZone()] == nil && len(s.zones) >= maxImported {
+		return
+	}
 	z := s.zoneLocked(u.GetZone())
 	m := &z.leader
 	if u.GetFollower() {
