@@ -26,9 +26,8 @@ const (
 )
 
 // trial is a version that nobody has accepted yet, and the proxies that got it before
-// the others. Such versions of routes, secrets and extension configurations travel
-// alone (see collect). Who waits gets all that was accepted in one response, and never
-// sees what is refused and replaced.
+// the others. Who waits gets all that was accepted in one response, and never sees what
+// is refused and replaced.
 type trial struct {
 	began   time.Time // this turn
 	turn    int
