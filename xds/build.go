@@ -61,16 +61,16 @@ func build(p *ir.Proxy, cache *Cache, of ir.Digests) ([]*delta.Resource, error) 
 	}
 	led := map[string]bool{}
 	for i := range p.Outbounds {
-		o := &p.Outbounds[i]
-		b.share("listener", of.Outbounds, i, func() proto.Message { return outboundListener(o) })
+		listener, target := p.Outbounds[i].Parts()
+		b.share("listener", of.Listeners, i, func() proto.Message { return outboundListener(&listener) })
 		switch {
-		case led[o.Name]:
-		case o.Protocol.IsHTTP():
-			b.share("routes", of.Outbounds, i, func() proto.Message { return outboundRoutes(o) })
+		case led[target.Name]:
+		case target.Protocol.IsHTTP():
+			b.share("routes", of.Targets, i, func() proto.Message { return outboundRoutes(&target) })
 		default:
-			b.share("tcp", of.Outbounds, i, func() proto.Message { return outboundTCP(o) })
+			b.share("tcp", of.Targets, i, func() proto.Message { return outboundTCP(&target) })
 		}
-		led[o.Name] = true
+		led[target.Name] = true
 	}
 	for i := range p.Inbounds {
 		in := &p.Inbounds[i]

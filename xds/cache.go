@@ -18,8 +18,8 @@ type Cache struct {
 	known map[part]weak.Pointer[delta.Resource]
 }
 
-// part is all that a resource is built from: a node of a proxy, its zone, and whether
-// its class is transparent. No builder may look at more.
+// part is all that a resource is built from: a node of a proxy or a part of one, its
+// zone, and whether its class is transparent. No builder may look at more.
 type part struct {
 	kind, zone  string
 	transparent bool

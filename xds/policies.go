@@ -22,12 +22,14 @@ type policy struct {
 	route func(r *ir.Route, a *routev3.RouteAction)
 	// inboundRoutes shapes the routes of an inbound; the last one is the catch-all.
 	inboundRoutes func(in *ir.Inbound, rc *routev3.VirtualHost)
-	// outboundTCP shapes the TCP proxy of an outbound.
+	// outboundTCP shapes the TCP proxy of an outbound, of which it sees the target alone
+	// (ir.Outbound.Parts).
 	outboundTCP func(o *ir.Outbound, t *tcpv3.TcpProxy)
 	// inboundTCP shapes the TCP proxy of an inbound.
 	inboundTCP func(in *ir.Inbound, t *tcpv3.TcpProxy)
 	// outboundHTTP and inboundHTTP shape connection managers. They live in
-	// listeners: whatever varies there costs connections, gracefully.
+	// listeners: whatever varies there costs connections, gracefully. Of an outbound,
+	// they see the listener alone (ir.Outbound.Parts).
 	outboundHTTP func(o *ir.Outbound, m *hcmv3.HttpConnectionManager)
 	inboundHTTP  func(in *ir.Inbound, m *hcmv3.HttpConnectionManager)
 }

@@ -237,7 +237,7 @@ func (e *engine) compileClass(c *class) compiled {
 		}
 	})
 	e.metrics.compiles.WithLabelValues("class").Inc()
-	digests := out.proxy.Digests()
+	digests := e.memo.Digests(out.proxy)
 	out.instances = digests.Rest
 	if out.hash = digests.Hash; c.proxy != nil && out.hash == c.hash && c.failure == "" {
 		return out

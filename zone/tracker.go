@@ -63,7 +63,9 @@ type tracker struct {
 type markProgress struct {
 	arrived time.Time
 	settled time.Time
-	groups  map[string]*groupProgress
+	// groups, until it is settled; then final is what they came to.
+	groups map[string]*groupProgress
+	final  *zonesyncv1.ChangeProgress
 }
 
 // groupProgress sums up the publications of one mark in a group: the proxies of
@@ -234,6 +236,12 @@ func (t *tracker) update(group string, list []delta.Progress, now time.Time) {
 	if len(t.open[group]) == 0 {
 		delete(t.open, group)
 	}
+}
+
+// updated notes what follows from updates.
+func (t *tracker) updated(now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.close(now)
 	close(t.bell)
 	t.bell = make(chan struct{})
@@ -262,6 +270,7 @@ func (t *tracker) close(now time.Time) {
 		}
 		if !behind {
 			m.settled = last
+			m.final, m.groups = m.report(rev), nil
 		}
 	}
 	t.trim()
@@ -326,8 +335,10 @@ func (t *tracker) Report() *zonesyncv1.Report {
 		if rev > t.upTo {
 			continue
 		}
-		r.Changes = append(r.Changes, m.report(rev))
-		if m.settled.IsZero() {
+		if m.final != nil {
+			r.Changes = append(r.Changes, m.final)
+		} else {
+			r.Changes = append(r.Changes, m.report(rev))
 			r.Settled = min(r.Settled, rev-1)
 		}
 	}
@@ -379,6 +390,9 @@ func (e *engine) progress() {
 		if e.classes[g] != nil {
 			e.tracker.update(g, e.cfg.delta.Progress(g), now)
 		}
+	}
+	if len(groups) > 0 {
+		e.tracker.updated(now)
 	}
 	// Presumed are those that are believed to live: after a restart of the zone nobody
 	// is gone before there was time to come back.

@@ -25,14 +25,16 @@ func TestDigests(t *testing.T) {
 		t.Error("the same again has another hash")
 	}
 	for name, c := range map[string]struct {
-		change                  func(p *ir.Proxy)
-		destinations, outbounds []int // that change
+		change                           func(p *ir.Proxy)
+		destinations, listeners, targets []int // that change
 	}{
-		"destination":      {func(p *ir.Proxy) { p.Destinations[1].Name = "x" }, []int{1}, nil},
-		"outbound":         {func(p *ir.Proxy) { p.Outbounds[2].Port = 81 }, nil, []int{2}},
-		"order":            {func(p *ir.Proxy) { slices.Reverse(p.Outbounds) }, nil, []int{0, 2}},
-		"something else":   {func(p *ir.Proxy) { p.Passthrough = true }, nil, nil},
-		"one more of them": {func(p *ir.Proxy) { p.Outbounds = append(p.Outbounds, p.Outbounds[0]) }, nil, nil},
+		"destination":      {func(p *ir.Proxy) { p.Destinations[1].Name = "x" }, []int{1}, nil, nil},
+		"listener":         {func(p *ir.Proxy) { p.Outbounds[2].Port = 81 }, nil, []int{2}, nil},
+		"target":           {func(p *ir.Proxy) { p.Outbounds[2].Timeouts.Request = 1 }, nil, nil, []int{2}},
+		"both":             {func(p *ir.Proxy) { p.Outbounds[2].Timeouts.RequestHeaders = 1 }, nil, []int{2}, []int{2}},
+		"order":            {func(p *ir.Proxy) { slices.Reverse(p.Outbounds) }, nil, []int{0, 2}, []int{0, 2}},
+		"something else":   {func(p *ir.Proxy) { p.Passthrough = true }, nil, nil, nil},
+		"one more of them": {func(p *ir.Proxy) { p.Outbounds = append(p.Outbounds, p.Outbounds[0]) }, nil, nil, nil},
 	} {
 		got := of(c.change)
 		if got.Hash == base.Hash {
@@ -49,8 +51,11 @@ func TestDigests(t *testing.T) {
 		if d := differ(base.Destinations, got.Destinations); !slices.Equal(d, c.destinations) {
 			t.Errorf("%s: destinations %v differ, want %v", name, d, c.destinations)
 		}
-		if d := differ(base.Outbounds, got.Outbounds); !slices.Equal(d, c.outbounds) {
-			t.Errorf("%s: outbounds %v differ, want %v", name, d, c.outbounds)
+		if d := differ(base.Listeners, got.Listeners); !slices.Equal(d, c.listeners) {
+			t.Errorf("%s: listeners %v differ, want %v", name, d, c.listeners)
+		}
+		if d := differ(base.Targets, got.Targets); !slices.Equal(d, c.targets) {
+			t.Errorf("%s: targets %v differ, want %v", name, d, c.targets)
 		}
 	}
 }

@@ -4,7 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"hash"
+	"fmt"
 )
 
 // Hash is a stable digest of what the class must do: 32 lower-case hex digits.
@@ -20,50 +20,66 @@ type Digest [sha256.Size]byte
 type Digests struct {
 	// Hash as of Proxy.Hash.
 	Hash string
-	// Destinations and Outbounds in the order of the Proxy's.
-	Destinations, Outbounds []Digest
+	// Destinations in the order of the Proxy's.
+	Destinations []Digest
+	// Listeners and Targets are of the parts of Outbounds, in their order.
+	Listeners, Targets []Digest
 	// Rest of the Proxy.
 	Rest Digest
 }
 
-// Digests of all of it. The nodes, of which there may be thousands, are written
+// Digests of all of it.
+func (p *Proxy) Digests() Digests { return new(Memo).Digests(p) }
+
+// Digests of all of p. The nodes, of which there may be thousands, are written
 // once, for the hash and for who shares what is built from them.
-func (p *Proxy) Digests() Digests {
+func (m *Memo) Digests(p *Proxy) Digests {
 	rest := *p
 	rest.Destinations, rest.Outbounds = nil, nil
-	w := digester{whole: sha256.New(), node: sha256.New()}
-	out := Digests{Rest: w.part("proxy", &rest), Destinations: make([]Digest, len(p.Destinations)), Outbounds: make([]Digest, len(p.Outbounds))}
+	w := digester{node: canonical{forms: &m.forms}}
+	n := len(p.Outbounds)
+	out := Digests{Rest: w.part("proxy", &rest), Destinations: make([]Digest, len(p.Destinations)), Listeners: make([]Digest, n), Targets: make([]Digest, n)}
 	for i := range p.Destinations {
 		out.Destinations[i] = w.part("destination", &p.Destinations[i])
 	}
+	var listener, target Outbound
 	for i := range p.Outbounds {
-		out.Outbounds[i] = w.part("outbound", &p.Outbounds[i])
+		listener, target = p.Outbounds[i].Parts()
+		out.Listeners[i], out.Targets[i] = w.part("listener", &listener), w.part("target", &target)
 	}
-	out.Hash = hex.EncodeToString(w.whole.Sum(nil)[:16])
+	sum := sha256.Sum256(w.whole)
+	out.Hash = hex.EncodeToString(sum[:16])
 	return out
 }
 
-// digester writes a proxy's nodes into digests of their own, and those into the whole.
-type digester struct{ whole, node hash.Hash }
-
-func (w digester) part(kind string, v any) (d Digest) {
-	w.node.Reset()
-	w.whole.Write([]byte(kind))
-	if w.write(w.node, v) == nil {
-		w.node.Sum(d[:0])
-	}
-	w.whole.Write(d[:])
-	return d
+// Parts of an outbound: what its listener is built from, and what says where calls
+// go. Every field is in one of them at least.
+func (o *Outbound) Parts() (listener, target Outbound) {
+	listener = Outbound{Name: o.Name, Protocol: o.Protocol, Address: o.Address, Port: o.Port, Redirected: o.Redirected,
+		Timeouts: Timeouts{RequestHeaders: o.Timeouts.RequestHeaders}}
+	target = *o
+	target.Address, target.Port, target.Redirected = "", 0, false
+	return listener, target
 }
 
-// write writes the JSON form. What has none is no part of a proxy; should it become
-// one, the whole says why.
-func (w digester) write(to hash.Hash, v any) error {
-	err := json.NewEncoder(to).Encode(v)
-	if err != nil {
-		w.whole.Write([]byte(err.Error()))
+// digester makes digests of a proxy's nodes, and keeps them for the whole.
+type digester struct {
+	node  canonical
+	whole []byte
+}
+
+func (w *digester) part(kind string, v any) Digest {
+	w.node.bytes = append(w.node.bytes[:0], kind...)
+	w.node.write(v)
+	if err := w.node.err; err != nil {
+		// No part of a proxy is such (TestEverythingHasAForm).
+		w.node.err = nil
+		w.whole = fmt.Appendf(w.whole, "%v: %+v", err, v)
+		return Digest{}
 	}
-	return err
+	d := Digest(sha256.Sum256(w.node.bytes))
+	w.whole = append(w.whole, d[:]...)
+	return d
 }
 
 // Equal reports whether p and q must do the same; see Hash for what is left out.
@@ -76,9 +92,7 @@ func (s *EndpointSet) Hash() string { return digest(s) }
 func (s *EndpointSet) Equal(t *EndpointSet) bool { return s.Hash() == t.Hash() }
 
 // digest hashes the JSON form, which is deterministic: struct fields have an
-// order and maps are written with sorted keys. The IR holds nothing that JSON
-// cannot write; if a policy's conf did, the hash would be of the error, so that
-// nothing is taken for equal that is not.
+// order and maps are written with sorted keys.
 func digest(v any) string {
 	h := sha256.New()
 	if err := json.NewEncoder(h).Encode(v); err != nil {

@@ -10,6 +10,7 @@ import (
 // more to read than many a class to compile. The zero value is ready; it is safe for
 // concurrent use, and holds one entry for each mesh.
 type Memo struct {
+	forms  forms
 	mu     sync.Mutex
 	meshes map[string]remembered
 }
