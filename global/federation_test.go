@@ -89,10 +89,10 @@ func (z *aZone) tookLocked(to zonesync.Position) {
 	}
 }
 
-func (z *aZone) Facts() map[mesh.Key]mesh.Resource {
+func (z *aZone) Facts() []mesh.Change {
 	r := mesh.Resource{Key: mesh.Key{Kind: mesh.KindDataplane, Mesh: "default", Zone: "east", Name: "web"}, Labels: map[string]string{},
 		Spec: []byte(`{"networking":{"address":"10.0.0.1","inbound":[{"port":80}]}}`)}
-	return map[mesh.Key]mesh.Resource{r.Key: r}
+	return []mesh.Change{{Resource: r}}
 }
 func (z *aZone) FactsChanged() <-chan struct{} { return nil }
 func (z *aZone) FactsConfirmed(uint64)         {}

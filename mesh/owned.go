@@ -1,16 +1,17 @@
 package mesh
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"iter"
 	"maps"
 	"regexp"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 )
@@ -229,29 +230,105 @@ func FactDigest(r Resource) [sha256.Size]byte {
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-// CombineFacts is the digest over a set of facts, given the digest of each, as
-// 64 lower-case hex characters. The order of the map does not matter.
-func CombineFacts(facts map[Key][sha256.Size]byte) string {
-	all := make([][sha256.Size]byte, 0, len(facts))
-	for _, d := range facts {
-		all = append(all, d)
-	}
-	sort.Slice(all, func(i, j int) bool { return string(all[i][:]) < string(all[j][:]) })
-	h := sha256.New()
-	for i := range all {
-		h.Write(all[i][:])
-	}
-	return hex.EncodeToString(h.Sum(nil))
+// FactSet is the digests of a set of facts, and the digest over all of them. What a
+// change costs does not grow with the set, but for the sum over it. Not safe for
+// concurrent use.
+type FactSet struct {
+	of map[Key][sha256.Size]byte
+	// sorted digests, but for edits.
+	sorted [][sha256.Size]byte
+	edits  []factEdit
+	digest string // of all, once it is known
 }
 
-// FactsDigest is the digest over a set of normalized facts; zone and global
-// compare theirs to know that nothing has to be sent.
-func FactsDigest(facts map[Key]Resource) string {
-	digests := make(map[Key][sha256.Size]byte, len(facts))
-	for k, r := range facts {
-		digests[k] = FactDigest(r)
+type factEdit struct {
+	digest [sha256.Size]byte
+	gone   bool
+}
+
+// manyEdits are done faster by sorting anew.
+const manyEdits = 64
+
+// NewFactSet is an empty set.
+func NewFactSet() *FactSet { return &FactSet{of: map[Key][sha256.Size]byte{}} }
+
+// Get returns the digest of a fact.
+func (s *FactSet) Get(k Key) (digest [sha256.Size]byte, ok bool) {
+	digest, ok = s.of[k]
+	return digest, ok
+}
+
+// Keys of the facts, in no order. The set must not change meanwhile.
+func (s *FactSet) Keys() iter.Seq[Key] { return maps.Keys(s.of) }
+
+// Len counts the facts.
+func (s *FactSet) Len() int { return len(s.of) }
+
+// Put adds a fact, or replaces it.
+func (s *FactSet) Put(k Key, digest [sha256.Size]byte) {
+	if old, ok := s.of[k]; ok && old == digest {
+		return
 	}
-	return CombineFacts(digests)
+	s.Remove(k)
+	s.of[k] = digest
+	s.edit(factEdit{digest: digest})
+}
+
+// Remove takes a fact out.
+func (s *FactSet) Remove(k Key) {
+	if digest, ok := s.of[k]; ok {
+		delete(s.of, k)
+		s.edit(factEdit{digest: digest, gone: true})
+	}
+}
+
+func (s *FactSet) edit(e factEdit) {
+	s.digest = ""
+	if len(s.edits) <= manyEdits {
+		s.edits = append(s.edits, e)
+	}
+}
+
+// Clone is a set of its own.
+func (s *FactSet) Clone() *FactSet {
+	return &FactSet{of: maps.Clone(s.of), sorted: slices.Clone(s.sorted), edits: slices.Clone(s.edits), digest: s.digest}
+}
+
+// Digest over the set, as 64 lower-case hex characters. Zone and global compare
+// theirs to know that nothing has to be sent.
+func (s *FactSet) Digest() string {
+	if s.digest != "" {
+		return s.digest
+	}
+	compare := func(a, b [sha256.Size]byte) int { return bytes.Compare(a[:], b[:]) }
+	if len(s.edits) > manyEdits {
+		s.sorted = slices.SortedFunc(maps.Values(s.of), compare)
+	} else {
+		for _, e := range s.edits {
+			i, _ := slices.BinarySearchFunc(s.sorted, e.digest, compare)
+			if e.gone {
+				s.sorted = slices.Delete(s.sorted, i, i+1)
+			} else {
+				s.sorted = slices.Insert(s.sorted, i, e.digest)
+			}
+		}
+	}
+	s.edits = s.edits[:0]
+	h := sha256.New()
+	for i := range s.sorted {
+		h.Write(s.sorted[i][:])
+	}
+	s.digest = hex.EncodeToString(h.Sum(nil))
+	return s.digest
+}
+
+// FactsDigest is the digest over a set of normalized facts.
+func FactsDigest(facts map[Key]Resource) string {
+	set := NewFactSet()
+	for k, r := range facts {
+		set.Put(k, FactDigest(r))
+	}
+	return set.Digest()
 }
 
 func specOrEmpty(spec json.RawMessage) json.RawMessage {

@@ -255,12 +255,13 @@ func (e *engine) accept(b *batch, r compiled) {
 		return
 	}
 	if c.proxy != nil && r.hash == c.hash && c.failure == "" {
-		c.proxy = r.proxy // problems may differ
+		e.settle(c, r.proxy) // problems may differ
 		return
 	}
 	urgent := c.proxy != nil && tightened(c.proxy, r.proxy)
 	same := c.proxy != nil && c.instances == r.instances && r.instances != ir.Digest{}
-	c.proxy, c.hash, c.instances, c.failure = r.proxy, r.hash, r.instances, ""
+	e.settle(c, r.proxy)
+	c.hash, c.instances, c.failure = r.hash, r.instances, ""
 	c.refs, c.formerRefs = ir.EndpointRefs(r.proxy), c.refs
 	e.reconsider(c, r.resources)
 	c.compiled = r.resources
@@ -273,6 +274,16 @@ func (e *engine) accept(b *batch, r compiled) {
 	}
 	for k := range c.members {
 		b.assign[k] = true
+	}
+}
+
+// settle makes a compile the class's, and remembers whether there is something to tell of it.
+func (e *engine) settle(c *class, p *ir.Proxy) {
+	c.proxy = p
+	if len(p.Problems) > 0 {
+		e.faulty[c.ir.ID] = true
+	} else {
+		delete(e.faulty, c.ir.ID)
 	}
 }
 
@@ -497,6 +508,7 @@ func (e *engine) release(b *batch) {
 			continue
 		}
 		delete(e.classes, id)
+		delete(e.faulty, id)
 		delete(e.dirty, c.unit)
 		e.world.Forget(c.unit)
 		e.leaveLayer(c, c.layer)

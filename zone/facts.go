@@ -24,6 +24,8 @@ type facts struct {
 	told   map[mesh.Key]mesh.Resource
 	names  map[string]map[mesh.Key]mesh.ServiceNames
 	hidden map[string]map[mesh.Key]bool
+	// touched is what Facts has not said in its present form.
+	touched map[mesh.Key]struct{}
 	// current grows with each change; offered is what was last asked for,
 	// confirmed what global holds.
 	current, offered, confirmed uint64
@@ -35,7 +37,7 @@ var _ zonesync.Facts = (*facts)(nil)
 
 func newFacts() *facts {
 	return &facts{changed: make(chan struct{}, 1), all: map[mesh.Key]mesh.Resource{}, told: map[mesh.Key]mesh.Resource{},
-		names: map[string]map[mesh.Key]mesh.ServiceNames{}, hidden: map[string]map[mesh.Key]bool{}, bell: make(chan struct{})}
+		names: map[string]map[mesh.Key]mesh.ServiceNames{}, hidden: map[string]map[mesh.Key]bool{}, touched: map[mesh.Key]struct{}{}, bell: make(chan struct{})}
 }
 
 // update takes changes of resources that the zone owns.
@@ -56,6 +58,7 @@ func (f *facts) update(changes []mesh.Change, zone string) {
 		case c.Deleted && had:
 			delete(f.all, k)
 			delete(f.told, k)
+			f.touched[k] = struct{}{}
 		case !c.Deleted && (!had || !sameResource(old, c.Resource)):
 			f.put(c.Resource)
 		default:
@@ -77,6 +80,7 @@ func (f *facts) put(r mesh.Resource) {
 		r.Status = withNames(r.Status, names)
 	}
 	f.all[r.Key] = r
+	f.touched[r.Key] = struct{}{}
 }
 
 // withNames completes the status of a service; what is no status stays as it is.
@@ -127,7 +131,13 @@ func (f *facts) name(meshName string, names map[mesh.Key]mesh.ServiceNames) {
 func (f *facts) hide(meshName string, private map[mesh.Key]bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !maps.Equal(f.hidden[meshName], private) {
+	if old := f.hidden[meshName]; !maps.Equal(old, private) {
+		for k := range old {
+			f.touched[k] = struct{}{}
+		}
+		for k := range private {
+			f.touched[k] = struct{}{}
+		}
 		f.hidden[meshName] = private
 		f.current++
 		ring(f.changed)
@@ -141,20 +151,32 @@ func (f *facts) version() uint64 {
 }
 
 // Facts implements zonesync.Facts.
-func (f *facts) Facts() map[mesh.Key]mesh.Resource {
+func (f *facts) Facts() []mesh.Change {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.offered = f.current
-	out := maps.Clone(f.all)
-	for _, private := range f.hidden {
-		for k, is := range private {
-			if is {
-				delete(out, k)
-			}
+	out := make([]mesh.Change, 0, len(f.touched))
+	for k := range f.touched {
+		if r, is := f.all[k]; is && !f.hides(k) {
+			out = append(out, mesh.Change{Resource: r})
+		} else {
+			out = append(out, mesh.Change{Resource: mesh.Resource{Key: k}, Deleted: true})
 		}
 	}
+	clear(f.touched)
 	return out
 }
+
+// whole is everything that the zone says.
+func (f *facts) whole() map[mesh.Key]mesh.Resource {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := maps.Clone(f.all)
+	maps.DeleteFunc(out, func(k mesh.Key, _ mesh.Resource) bool { return f.hides(k) })
+	return out
+}
+
+func (f *facts) hides(k mesh.Key) bool { return f.hidden[k.Mesh][k] }
 
 // FactsChanged implements zonesync.Facts.
 func (f *facts) FactsChanged() <-chan struct{} { return f.changed }

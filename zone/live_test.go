@@ -362,7 +362,7 @@ func sign(t *testing.T, l *live, name string) string {
 func trustOf(t *testing.T, l *live) map[string]string {
 	t.Helper()
 	out := map[string]string{}
-	for k, r := range l.parts.engine.facts.Facts() {
+	for k, r := range l.parts.engine.facts.whole() {
 		if k.Kind == mesh.KindMeshTrust {
 			m := decoded(t, r).(*mesh.MeshTrust)
 			out[m.TrustDomain] = m.CABundles[0].PEM.Value

@@ -363,7 +363,7 @@ func (h *history) same(step int) bool {
 			return fail(k.String()+" as assigned", h.out.groups[p.node]+" "+p.class.ir.ID)
 		}
 	}
-	if d := cmp.Diff(oracle.facts.Facts(), h.e.facts.Facts()); d != "" {
+	if d := cmp.Diff(oracle.facts.whole(), h.e.facts.whole()); d != "" {
 		return fail("facts", d)
 	}
 	h.held += len(h.e.quarantines)

@@ -144,7 +144,7 @@ type result struct {
 
 func (f *engine) outcome() *outcome {
 	out := &outcome{proxies: make(map[mesh.Key]result, len(f.proxies)), sets: make(map[string]*ir.EndpointSet, len(f.sets)),
-		names: maps.Clone(f.names), problems: f.problems(), facts: f.facts.Facts()}
+		names: maps.Clone(f.names), problems: f.problems(), facts: f.facts.whole()}
 	all := map[*class]*resources{}
 	for k, p := range f.proxies {
 		if p.class == nil || p.presence == lost {

@@ -194,14 +194,14 @@ func TestForksKnowEveryField(t *testing.T) {
 		of     reflect.Type
 		fields string
 	}{
-		{reflect.TypeFor[engine](), "cfg log metrics world session ops stopped dirty units proxies census named classes sets layers bundles built memo cold authorities domains synced kept files authored hidden changed counters given called vips names serviceNames permissions quarantines running unsaved mark liveness position moved verifiers members facts board tracker planning everyone"},
+		{reflect.TypeFor[engine](), "cfg log metrics world session ops stopped dirty units proxies census named classes faulty sets layers bundles built memo cold authorities domains synced kept files authored hidden changed counters given called vips names serviceNames permissions quarantines running unsaved mark liveness position moved verifiers members facts board tracker planning everyone"},
 		{reflect.TypeFor[class](), "ir unit members proxy hash instances set layer compiled refs formerRefs permissions failure"},
 		{reflect.TypeFor[set](), "ref unit endpoint hash resource layers"},
 		{reflect.TypeFor[layer](), "key sets set users"},
 		{reflect.TypeFor[unit](), "id stage specs derive outputs"},
 		{reflect.TypeFor[proxy](), "unit node resource spec instance control streams agent envoy notReady presence draining lostAt warm pod decision problems class own group ownSet owns ownResources"},
 		{reflect.TypeFor[vips](), "ranges of owner unsaved"},
-		{reflect.TypeFor[facts](), "changed mu all told names hidden current offered confirmed bell"},
+		{reflect.TypeFor[facts](), "changed mu all told names hidden touched current offered confirmed bell"},
 	} {
 		var have []string
 		for i := range c.of.NumField() {

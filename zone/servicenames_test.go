@@ -13,7 +13,7 @@ import (
 // told is the status of a service as the zone tells it.
 func (r *rig) told(t *testing.T, key mesh.Key) (out mesh.MeshServiceStatus) {
 	t.Helper()
-	fact, ok := r.e.facts.Facts()[key]
+	fact, ok := r.e.facts.whole()[key]
 	if !ok {
 		t.Fatalf("the zone tells nothing of %s", key)
 	}

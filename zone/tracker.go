@@ -408,10 +408,8 @@ func (e *engine) problems() []problem {
 	for _, p := range e.replicaProblems() {
 		sum[problem{key: p.key, reason: p.reason}] += 0
 	}
-	for _, c := range e.classes {
-		if c.proxy == nil {
-			continue
-		}
+	for id := range e.faulty {
+		c := e.classes[id]
 		for _, p := range c.proxy.Problems {
 			sum[problem{key: p.Source, reason: p.Reason}] += len(c.members)
 		}

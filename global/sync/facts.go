@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"strings"
 	"time"
 
@@ -76,7 +75,7 @@ func (s *Server) openFacts(ctx context.Context, st *stream) (*zonesyncv1.FactsPo
 	z := st.zone
 	z.facts.Lock()
 	defer z.facts.Unlock()
-	index := map[mesh.Key][sha256.Size]byte{}
+	index := mesh.NewFactSet()
 	for _, k := range mesh.Kinds() {
 		if !k.Flow.Has(mesh.ZoneToGlobal) {
 			continue
@@ -86,11 +85,11 @@ func (s *Server) openFacts(ctx context.Context, st *stream) (*zonesyncv1.FactsPo
 			return nil, fmt.Errorf("list %s of zone %s: %w", k.Name, z.name, err)
 		}
 		for _, r := range page.Items {
-			index[r.Key] = mesh.FactDigest(mesh.NormalizeFact(z.name, r))
+			index.Put(r.Key, mesh.FactDigest(mesh.NormalizeFact(z.name, r)))
 		}
 	}
 	z.index = index
-	return &zonesyncv1.FactsPosition{Sequence: z.sequence, Digest: mesh.CombineFacts(index)}, nil
+	return &zonesyncv1.FactsPosition{Sequence: z.sequence, Digest: index.Digest()}, nil
 }
 
 // writeFacts writes batches of facts one by one and acknowledges each.
@@ -118,7 +117,7 @@ func (st *stream) takeFacts(ctx context.Context, b *factsBatch) (*zonesyncv1.Fac
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	ops, index, refused := st.s.judgeFacts(z, b)
+	ops, edits, refused := st.s.judgeFacts(z, b)
 	if len(ops) > 0 {
 		ops[0].Fence = &st.fence
 		at, err := st.s.writeRetrying(ctx, z.name, ops)
@@ -129,21 +128,34 @@ func (st *stream) takeFacts(ctx context.Context, b *factsBatch) (*zonesyncv1.Fac
 		}
 		st.s.log.Debug("facts written", "zone", z.name, "rev", at.Revision, "writes", len(ops))
 	}
-	z.index, z.sequence = index, max(z.sequence, b.sequence)
+	for k, e := range edits {
+		if e.gone {
+			z.index.Remove(k)
+		} else {
+			z.index.Put(k, e.digest)
+		}
+	}
+	z.sequence = max(z.sequence, b.sequence)
 	st.s.metrics.facts.Add(float64(len(ops)))
 	st.s.metrics.refused.Add(float64(len(refused)))
 	for _, r := range refused {
 		st.s.log.Warn("fact refused", "zone", z.name, "kind", clip(r.GetKind()), "mesh", clip(r.GetMesh()), "name", clip(r.GetName()), "reason", r.GetReason())
 	}
-	return &zonesyncv1.FactsAck{To: &zonesyncv1.FactsPosition{Sequence: z.sequence, Digest: mesh.CombineFacts(index)}, Refused: refused}, nil
+	return &zonesyncv1.FactsAck{To: &zonesyncv1.FactsPosition{Sequence: z.sequence, Digest: z.index.Digest()}, Refused: refused}, nil
 }
 
 // judgeFacts decides what of a batch is written, and why the rest is not. What
 // is refused leaves its older version, if any, as it is.
-func (s *Server) judgeFacts(z *zone, b *factsBatch) ([]store.Op, map[mesh.Key][sha256.Size]byte, []*zonesyncv1.Refusal) {
+func (s *Server) judgeFacts(z *zone, b *factsBatch) ([]store.Op, map[mesh.Key]factEdit, []*zonesyncv1.Refusal) {
 	_, meshes, identities := s.feed.fleet()
 	domains := trustDomains{zone: z.name, identities: identities, cached: map[string][]string{}}
-	index := maps.Clone(z.index)
+	edits, count := map[mesh.Key]factEdit{}, z.index.Len()
+	stored := func(k mesh.Key) (digest [sha256.Size]byte, is bool) {
+		if e, edited := edits[k]; edited {
+			return e.digest, !e.gone
+		}
+		return z.index.Get(k)
+	}
 	var ops []store.Op
 	var refused []*zonesyncv1.Refusal
 	told := map[mesh.Key]bool{}
@@ -153,8 +165,9 @@ func (s *Server) judgeFacts(z *zone, b *factsBatch) ([]store.Op, map[mesh.Key][s
 		if len(problems) == 0 && r.Mesh != "" && !meshes[r.Mesh] {
 			problems.Addf("mesh", "mesh %q does not exist", r.Mesh)
 		}
-		if !b.full && !has(index, r.Key) && len(index) >= maxZoneFacts {
-			problems.Addf("name", "zone %s owns %d resources already, the most allowed", z.name, len(index))
+		old, known := stored(r.Key)
+		if !b.full && !known && count >= maxZoneFacts {
+			problems.Addf("name", "zone %s owns %d resources already, the most allowed", z.name, count)
 		}
 		told[r.Key] = true
 		if len(problems) > 0 {
@@ -163,10 +176,13 @@ func (s *Server) judgeFacts(z *zone, b *factsBatch) ([]store.Op, map[mesh.Key][s
 		}
 		r = mesh.NormalizeFact(z.name, r)
 		digest := mesh.FactDigest(r)
-		if old, ok := index[r.Key]; ok && old == digest {
+		if known && old == digest {
 			continue
 		}
-		index[r.Key] = digest
+		if !known {
+			count++
+		}
+		edits[r.Key] = factEdit{digest: digest}
 		ops = append(ops, store.Op{Resource: r})
 	}
 	var gone []mesh.Key
@@ -176,7 +192,7 @@ func (s *Server) judgeFacts(z *zone, b *factsBatch) ([]store.Op, map[mesh.Key][s
 		gone = append(gone, key)
 	}
 	if b.full {
-		for key := range index {
+		for key := range z.index.Keys() {
 			if !told[key] {
 				gone = append(gone, key)
 			}
@@ -184,12 +200,18 @@ func (s *Server) judgeFacts(z *zone, b *factsBatch) ([]store.Op, map[mesh.Key][s
 		sortKeys(gone)
 	}
 	for _, key := range gone {
-		if has(index, key) {
-			delete(index, key)
+		if _, known := stored(key); known {
+			edits[key] = factEdit{gone: true}
 			ops = append(ops, store.Op{Delete: true, Resource: mesh.Resource{Key: key}})
 		}
 	}
-	return ops, index, refused
+	return ops, edits, refused
+}
+
+// factEdit is what becomes of a fact.
+type factEdit struct {
+	digest [sha256.Size]byte
+	gone   bool
 }
 
 // writeRetrying writes until the store answers. The outcome of a write that was

@@ -168,22 +168,22 @@ func named(r mesh.Resource, name string) mesh.Resource {
 func TestFactsOfOneZoneAreBounded(t *testing.T) {
 	s := New(Config{})
 	s.feed.meshes = map[string]bool{"default": true}
-	z := &zone{name: "east", index: map[mesh.Key][sha256.Size]byte{}}
+	z := &zone{name: "east", index: mesh.NewFactSet()}
 	key := func(i int) mesh.Key {
 		return mesh.Key{Kind: mesh.KindWorkload, Mesh: "default", Zone: "east", Name: fmt.Sprint("w-", i)}
 	}
 	for i := range maxZoneFacts {
-		z.index[key(i)] = [sha256.Size]byte{}
+		z.index.Put(key(i), [sha256.Size]byte{})
 	}
 	fact := func(i int) *zonesyncv1.Resource {
 		return zonesync.FromResource(mesh.Resource{Key: key(i), Spec: []byte(`{}`)})
 	}
-	ops, index, refused := s.judgeFacts(z, &factsBatch{upserts: []*zonesyncv1.Resource{fact(0), fact(maxZoneFacts)}})
-	if len(ops) != 1 || len(index) != maxZoneFacts || len(refused) != 1 || refused[0].GetName() != key(maxZoneFacts).Name {
+	ops, edits, refused := s.judgeFacts(z, &factsBatch{upserts: []*zonesyncv1.Resource{fact(0), fact(maxZoneFacts)}})
+	if len(ops) != 1 || len(edits) != 1 || len(refused) != 1 || refused[0].GetName() != key(maxZoneFacts).Name {
 		t.Errorf("%d writes, %d refused: %v", len(ops), len(refused), refused)
 	}
-	ops, index, refused = s.judgeFacts(z, &factsBatch{full: true, upserts: []*zonesyncv1.Resource{fact(maxZoneFacts)}})
-	if len(ops) != maxZoneFacts+1 || len(index) != 1 || len(refused) != 0 {
-		t.Errorf("all anew: %d writes, %d left, %v", len(ops), len(index), refused)
+	ops, edits, refused = s.judgeFacts(z, &factsBatch{full: true, upserts: []*zonesyncv1.Resource{fact(maxZoneFacts)}})
+	if len(ops) != maxZoneFacts+1 || len(edits) != maxZoneFacts+1 || len(refused) != 0 {
+		t.Errorf("all anew: %d writes of %d, %v", len(ops), len(edits), refused)
 	}
 }

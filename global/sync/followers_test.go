@@ -72,7 +72,7 @@ func TestFollowerLeads(t *testing.T) {
 			}
 			return nil
 		})
-		for _, r := range first.facts.Facts() {
+		for _, r := range first.facts.whole() {
 			second.facts.put(r)
 		}
 		second.facts.put(aService("east", "later", 1))

@@ -504,15 +504,31 @@ func (r *replica) texts() map[mesh.Key]string {
 type facts struct {
 	mu        gosync.Mutex
 	now       map[mesh.Key]mesh.Resource
+	gone      map[mesh.Key]bool
 	changed   chan struct{}
 	confirmed chan struct{}
 }
 
 func newFacts() *facts {
-	return &facts{now: map[mesh.Key]mesh.Resource{}, changed: make(chan struct{}, 1), confirmed: make(chan struct{}, 1)}
+	return &facts{now: map[mesh.Key]mesh.Resource{}, gone: map[mesh.Key]bool{}, changed: make(chan struct{}, 1), confirmed: make(chan struct{}, 1)}
 }
 
-func (f *facts) Facts() map[mesh.Key]mesh.Resource {
+// Facts says more than it has to: everything, for a client that may be another than
+// the one before.
+func (f *facts) Facts() []mesh.Change {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []mesh.Change
+	for _, r := range f.now {
+		out = append(out, mesh.Change{Resource: r})
+	}
+	for k := range f.gone {
+		out = append(out, mesh.Change{Resource: mesh.Resource{Key: k}, Deleted: true})
+	}
+	return out
+}
+
+func (f *facts) whole() map[mesh.Key]mesh.Resource {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return maps.Clone(f.now)
@@ -529,6 +545,7 @@ func (f *facts) put(rs ...mesh.Resource) {
 	f.mu.Lock()
 	for _, r := range rs {
 		f.now[r.Key] = r
+		delete(f.gone, r.Key)
 	}
 	f.mu.Unlock()
 	poke(f.changed)
@@ -538,6 +555,7 @@ func (f *facts) drop(keys ...mesh.Key) {
 	f.mu.Lock()
 	for _, k := range keys {
 		delete(f.now, k)
+		f.gone[k] = true
 	}
 	f.mu.Unlock()
 	poke(f.changed)
@@ -545,7 +563,7 @@ func (f *facts) drop(keys ...mesh.Key) {
 
 func (f *facts) texts(zone string) map[mesh.Key]string {
 	out := map[mesh.Key]string{}
-	for k, r := range f.Facts() {
+	for k, r := range f.whole() {
 		out[k] = text(mesh.NormalizeFact(zone, r))
 	}
 	return out

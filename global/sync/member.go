@@ -1,7 +1,6 @@
 package sync
 
 import (
-	"crypto/sha256"
 	"maps"
 	"slices"
 	gosync "sync"
@@ -26,7 +25,7 @@ type zone struct {
 	// the store holds, by digest.
 	facts    gosync.Mutex
 	sequence uint64
-	index    map[mesh.Key][sha256.Size]byte
+	index    *mesh.FactSet
 }
 
 // member is one instance of a zone's control plane: where it is connected and

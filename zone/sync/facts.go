@@ -23,7 +23,7 @@ type factsState struct {
 	zone string
 	// known: held is what global has. Otherwise remote is all that is known.
 	known    bool
-	held     map[mesh.Key]digest
+	held     *mesh.FactSet
 	remote   string
 	sequence uint64
 	pending  *pendingFacts
@@ -32,7 +32,11 @@ type factsState struct {
 	refused map[mesh.Key]digest
 	// resent: everything was sent again in this session, since digests differed.
 	resent bool
+	// last is what the zone says, now its digests. Unsure are those that held may
+	// differ in.
 	last   map[mesh.Key]hashed
+	now    *mesh.FactSet
+	unsure map[mesh.Key]struct{}
 }
 
 // pendingFacts are on their way.
@@ -49,14 +53,26 @@ type hashed struct {
 	digest    digest
 }
 
-func newFactsState(zone string) *factsState { return &factsState{zone: zone} }
+func newFactsState(zone string) *factsState {
+	return &factsState{zone: zone, held: mesh.NewFactSet(), refused: map[mesh.Key]digest{},
+		last: map[mesh.Key]hashed{}, now: mesh.NewFactSet(), unsure: map[mesh.Key]struct{}{}}
+}
 
 // welcome starts a session with what global says that it holds.
 func (f *factsState) welcome(at *zonesyncv1.FactsPosition) {
 	f.remote = at.GetDigest()
 	f.sequence = max(f.sequence, at.GetSequence())
-	f.pending, f.refused, f.resent = nil, map[mesh.Key]digest{}, false
-	f.known = f.known && mesh.CombineFacts(f.held) == f.remote
+	f.retry()
+	if p := f.pending; p != nil {
+		for k := range p.upserts {
+			f.unsure[k] = struct{}{}
+		}
+		for _, k := range p.removed {
+			f.unsure[k] = struct{}{}
+		}
+	}
+	f.pending, f.resent = nil, false
+	f.known = f.known && f.held.Digest() == f.remote
 }
 
 func (f *factsState) outstanding() bool { return f.pending != nil }
@@ -64,40 +80,43 @@ func (f *factsState) outstanding() bool { return f.pending != nil }
 // retry forgets what was refused; it reports whether there was anything.
 func (f *factsState) retry() bool {
 	some := len(f.refused) > 0
+	for k := range f.refused {
+		f.unsure[k] = struct{}{}
+	}
 	clear(f.refused)
 	return some
 }
 
-// next is what global must be told, and nil when it holds everything.
-func (f *factsState) next(all map[mesh.Key]mesh.Resource) []*zonesyncv1.Facts {
-	f.hash(all)
-	if !f.known {
-		digests := make(map[mesh.Key]digest, len(f.last))
-		for k, h := range f.last {
-			digests[k] = h.digest
-		}
-		if mesh.CombineFacts(digests) == f.remote {
-			f.known, f.held = true, digests
-			return nil
-		}
+// next is what global must be told after changes, and nil when it holds everything.
+func (f *factsState) next(changes []mesh.Change) []*zonesyncv1.Facts {
+	for _, c := range changes {
+		f.take(c)
+	}
+	if !f.known && f.now.Digest() == f.remote {
+		f.known, f.held = true, f.now.Clone()
+		clear(f.unsure)
 	}
 	p := &pendingFacts{full: !f.known, upserts: map[mesh.Key]digest{}}
-	for k, h := range f.last {
-		held, ok := f.held[k]
-		refused, no := f.refused[k]
-		if p.full || (!ok || held != h.digest) && (!no || refused != h.digest) {
+	if p.full {
+		for k, h := range f.last {
 			p.upserts[k] = h.digest
 		}
 	}
-	if !p.full {
-		for k := range f.held {
-			if _, ok := f.last[k]; !ok {
-				p.removed = append(p.removed, k)
-			}
+	for k := range f.unsure {
+		h, said := f.last[k]
+		held, has := f.held.Get(k)
+		refused, no := f.refused[k]
+		switch {
+		case p.full:
+		case said && (!has || held != h.digest) && (!no || refused != h.digest):
+			p.upserts[k] = h.digest
+		case !said && has:
+			p.removed = append(p.removed, k)
 		}
-		if len(p.upserts) == 0 && len(p.removed) == 0 {
-			return nil
-		}
+	}
+	clear(f.unsure)
+	if !p.full && len(p.upserts) == 0 && len(p.removed) == 0 {
+		return nil
 	}
 	f.sequence++
 	p.sequence = f.sequence
@@ -125,12 +144,8 @@ func (f *factsState) frames(p *pendingFacts) []*zonesyncv1.Facts {
 	if len(out) == 0 {
 		out = append(out, &zonesyncv1.Facts{Full: p.full, Time: now})
 	}
-	digests := make(map[mesh.Key]digest, len(f.last))
-	for k, h := range f.last {
-		digests[k] = h.digest
-	}
 	last := out[len(out)-1]
-	last.Partial, last.To = false, &zonesyncv1.FactsPosition{Sequence: p.sequence, Digest: mesh.CombineFacts(digests)}
+	last.Partial, last.To = false, &zonesyncv1.FactsPosition{Sequence: p.sequence, Digest: f.now.Digest()}
 	return out
 }
 
@@ -142,9 +157,8 @@ func (f *factsState) acknowledge(ack *zonesyncv1.FactsAck) {
 		return
 	}
 	f.pending = nil
-	held := map[mesh.Key]digest{}
-	if !p.full {
-		held = maps.Clone(f.held)
+	if p.full {
+		f.held = mesh.NewFactSet()
 	}
 	refused := map[mesh.Key]bool{}
 	for _, r := range ack.GetRefused() {
@@ -153,42 +167,45 @@ func (f *factsState) acknowledge(ack *zonesyncv1.FactsAck) {
 	for k, d := range p.upserts {
 		switch {
 		case !refused[k]:
-			held[k] = d
+			f.held.Put(k, d)
 			delete(f.refused, k)
 		case p.full:
-			held[k] = digest{}
+			f.held.Put(k, digest{})
 			fallthrough
 		default:
 			f.refused[k] = d
 		}
 	}
 	for _, k := range p.removed {
-		delete(held, k)
+		f.held.Remove(k)
 	}
-	f.known, f.held = true, held
-	if len(refused) == 0 && len(f.refused) == 0 && !f.resent && mesh.CombineFacts(held) != ack.GetTo().GetDigest() {
+	f.known = true
+	if len(refused) == 0 && len(f.refused) == 0 && !f.resent && f.held.Digest() != ack.GetTo().GetDigest() {
 		// Someone else changed them at global: once more, all of it.
 		f.known, f.resent, f.remote = false, true, ack.GetTo().GetDigest()
 	}
 }
 
-// hash normalizes and digests the facts; what is too large to be told is left out.
-func (f *factsState) hash(all map[mesh.Key]mesh.Resource) {
-	now := make(map[mesh.Key]hashed, len(all))
-	for _, r := range all {
-		key := r.Key
-		key.Zone = f.zone
-		if len(r.Spec)+len(r.Status) > mesh.MaxFactBytes {
-			continue
-		}
-		h, ok := f.last[key]
-		if !ok || !bytes.Equal(h.raw.Spec, r.Spec) || !bytes.Equal(h.raw.Status, r.Status) || !maps.Equal(h.raw.Labels, r.Labels) {
-			fact := mesh.NormalizeFact(f.zone, r)
-			h = hashed{raw: r, fact: fact, digest: mesh.FactDigest(fact)}
-		}
-		now[key] = h
+// take notes a change, normalized and with its digest. What is too large to be told
+// is as good as gone.
+func (f *factsState) take(c mesh.Change) {
+	r := c.Resource
+	key := r.Key
+	key.Zone = f.zone
+	if c.Deleted || len(r.Spec)+len(r.Status) > mesh.MaxFactBytes {
+		delete(f.last, key)
+		f.now.Remove(key)
+		f.unsure[key] = struct{}{}
+		return
 	}
-	f.last = now
+	h, ok := f.last[key]
+	if !ok || !bytes.Equal(h.raw.Spec, r.Spec) || !bytes.Equal(h.raw.Status, r.Status) || !maps.Equal(h.raw.Labels, r.Labels) {
+		fact := mesh.NormalizeFact(f.zone, r)
+		h = hashed{raw: r, fact: fact, digest: mesh.FactDigest(fact)}
+		f.last[key] = h
+		f.now.Put(key, h.digest)
+		f.unsure[key] = struct{}{}
+	}
 }
 
 // sendFacts tells what global does not hold yet, or that it holds everything.

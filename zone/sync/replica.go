@@ -28,13 +28,13 @@ type Replica interface {
 
 // Facts is what the zone tells of itself.
 type Facts interface {
-	// Facts is the whole truth now: resources that the zone owns, by key. The map
-	// is the caller's to keep; the resources are immutable.
-	Facts() map[mesh.Key]mesh.Resource
+	// Facts are the resources that the zone owns and that changed since the last call,
+	// each as it is now; of the first call, all of them. They are immutable.
+	Facts() []mesh.Change
 	// FactsChanged receives (capacity 1, coalesced) after they changed.
 	FactsChanged() <-chan struct{}
-	// FactsConfirmed tells that global holds, durably, exactly what the latest call
-	// of Facts returned, except what it refused. It is called by the goroutine that calls Facts.
+	// FactsConfirmed tells that global holds, durably, exactly what the calls of Facts
+	// returned, except what it refused. It is called by the goroutine that calls Facts.
 	FactsConfirmed(sequence uint64)
 }
 

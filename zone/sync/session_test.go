@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"reflect"
 	"strings"
 	gosync "sync"
 	"testing"
@@ -74,6 +76,7 @@ type fakeZone struct {
 	held      map[mesh.Key]mesh.Resource
 	fail      error
 	facts     map[mesh.Key]mesh.Resource
+	told      map[mesh.Key]mesh.Resource
 	changed   chan struct{}
 	reported  chan struct{}
 	confirmed int
@@ -113,13 +116,21 @@ func (z *fakeZone) Apply(to Position, changes []mesh.Change) error {
 	}
 	return nil
 }
-func (z *fakeZone) Facts() map[mesh.Key]mesh.Resource {
+func (z *fakeZone) Facts() []mesh.Change {
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	out := map[mesh.Key]mesh.Resource{}
-	for k, v := range z.facts {
-		out[k] = v
+	var out []mesh.Change
+	for k, r := range z.facts {
+		if told, is := z.told[k]; !is || !reflect.DeepEqual(told, r) {
+			out = append(out, mesh.Change{Resource: r})
+		}
 	}
+	for k, r := range z.told {
+		if _, is := z.facts[k]; !is {
+			out = append(out, mesh.Change{Resource: r, Deleted: true})
+		}
+	}
+	z.told = maps.Clone(z.facts)
 	return out
 }
 func (z *fakeZone) FactsChanged() <-chan struct{} { return z.changed }
