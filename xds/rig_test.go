@@ -96,7 +96,7 @@ func (r *rig) listen(name string) net.Listener {
 func newDelta() *delta.Server {
 	return delta.New(delta.Config{
 		Authorize:  func(_ context.Context, n *corev3.Node) (string, error) { return n.GetId(), nil },
-		OnProgress: func(string) {}, OnConnect: func(string, bool) {},
+		OnProgress: func(string, bool) {}, OnConnect: func(string, bool) {},
 		Log: slog.New(slog.DiscardHandler),
 	})
 }

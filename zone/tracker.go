@@ -25,6 +25,9 @@ const (
 	// remember is for how long a settled change stays in reports, so that one
 	// that was lost on its way does not matter.
 	remember = 30 * time.Second
+	// countEvery is how often those are counted who are done with a change that others
+	// are behind with.
+	countEvery = 25 * time.Millisecond
 )
 
 // problem is something wrong with a resource.
@@ -48,6 +51,7 @@ type tracker struct {
 
 	mu       sync.Mutex
 	groups   map[string]bool // dirty
+	counting bool            // soon
 	synced   map[string]bool // nodes whose Envoy has everything for the first time
 	marks    map[int64]*markProgress
 	upTo     int64 // applied
@@ -86,11 +90,24 @@ func newTracker() *tracker {
 		marks: map[int64]*markProgress{}, open: map[string][]delta.Progress{}, bell: make(chan struct{})}
 }
 
-// onProgress is called by the xDS server.
-func (t *tracker) onProgress(group string) {
+// onProgress is called by the xDS server. How many are done is asked for now and
+// then; what settles is news.
+func (t *tracker) onProgress(group string, settled bool) {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.groups[group] = true
-	t.mu.Unlock()
+	if settled {
+		ring(t.wake)
+	} else if !t.counting {
+		t.counting = true
+		time.AfterFunc(countEvery, t.count)
+	}
+}
+
+func (t *tracker) count() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.counting = false
 	ring(t.wake)
 }
 

@@ -39,7 +39,7 @@ func (r *rig) unconfirmed(in span, behind int) {
 		r.out.mu.Lock()
 		r.out.progress[group] = []delta.Progress{{Mark: int64(r.rev), Published: in.from, Nodes: 2, Behind: behind}}
 		r.out.mu.Unlock()
-		r.e.tracker.onProgress(group)
+		r.e.tracker.onProgress(group, true)
 	}
 	r.e.progress()
 }

@@ -333,7 +333,7 @@ func (z *Zone) assemble(h *home) (*parts, error) {
 	var err error
 	p.xds = delta.New(delta.Config{
 		Authorize:  func(ctx context.Context, node *corev3.Node) (string, error) { return p.engine.authorize(ctx, node) },
-		OnProgress: func(group string) { p.engine.tracker.onProgress(group) },
+		OnProgress: func(group string, settled bool) { p.engine.tracker.onProgress(group, settled) },
 		OnInSync:   func(node string) { p.engine.tracker.onInSync(node) },
 		Log:        z.log, Registerer: z.registry,
 	})

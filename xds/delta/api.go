@@ -29,9 +29,10 @@ type Config struct {
 	// Authorize maps a new stream to the node id that it may act for, or an error
 	// (sent to the peer as is; use gRPC status errors).
 	Authorize func(ctx context.Context, node *corev3.Node) (id string, err error)
-	// OnProgress is told that a group's progress changed. It must not block: it
+	// OnProgress is told that a group's progress changed, and whether that is more than
+	// a number: something settled, or there are verdicts. It must not block: it
 	// marks something dirty. Called without locks held.
-	OnProgress func(group string)
+	OnProgress func(group string, settled bool)
 	// OnConnect tells that the first stream of a node opened or the last one ended.
 	OnConnect func(node string, connected bool)
 	// OnInSync tells that a new stream of a node has everything for the first time:

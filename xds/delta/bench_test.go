@@ -52,7 +52,7 @@ func newCrowd(tb testing.TB, peers, services int) *crowd {
 	c := &crowd{news: make(chan struct{}, 1)}
 	c.server = New(Config{
 		Authorize: func(_ context.Context, n *corev3.Node) (string, error) { return n.GetId(), nil },
-		OnProgress: func(string) {
+		OnProgress: func(string, bool) {
 			select {
 			case c.news <- struct{}{}:
 			default:

@@ -159,7 +159,7 @@ func TestRandomHistories(t *testing.T) {
 
 func history(t *testing.T, seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 1))
-	s := New(Config{Authorize: func(_ context.Context, n *corev3.Node) (string, error) { return n.GetId(), nil }, OnProgress: func(string) {}})
+	s := New(Config{Authorize: func(_ context.Context, n *corev3.Node) (string, error) { return n.GetId(), nil }, OnProgress: func(string, bool) {}})
 	mark := int64(0)
 	set := map[Key]*Resource{}
 	publish := func() {

@@ -207,7 +207,7 @@ func (g *group) notify(settled bool) {
 		return
 	}
 	g.notified = true
-	g.server.events = append(g.server.events, func() { g.server.cfg.OnProgress(g.name) })
+	g.server.events = append(g.server.events, func() { g.server.cfg.OnProgress(g.name, settled) })
 }
 
 func (g *group) progress() []Progress {

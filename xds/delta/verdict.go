@@ -118,7 +118,7 @@ func (s *Server) tell(v Verdict) {
 		s.verdicts = append(s.verdicts, v)
 	}
 	if s.cfg.OnProgress != nil { // whether or not the group told of progress before
-		s.events = append(s.events, func() { s.cfg.OnProgress(v.Group) })
+		s.events = append(s.events, func() { s.cfg.OnProgress(v.Group, true) })
 	}
 }
 
