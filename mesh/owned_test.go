@@ -1,7 +1,9 @@
 package mesh
 
 import (
+	"fmt"
 	"maps"
+	"math/rand/v2"
 	"testing"
 )
 
@@ -33,6 +35,36 @@ func TestFactsDigest(t *testing.T) {
 		if FactsDigest(map[Key]Resource{r.Key: r, factFor("b").Key: factFor("b")}) == want {
 			t.Errorf("%s: same digest", what)
 		}
+	}
+}
+
+// TestFactSet: however a set came to be, its digest is of what is in it.
+func TestFactSet(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	set, other := NewFactSet(), NewFactSet()
+	want := map[Key]Resource{}
+	for range 200 {
+		for range 1 + rnd.IntN(2*manyEdits) {
+			r := factFor(fmt.Sprint(rnd.IntN(100)))
+			r.Labels["v"] = fmt.Sprint(rnd.IntN(3))
+			if rnd.IntN(3) == 0 {
+				delete(want, r.Key)
+				set.Remove(r.Key)
+			} else {
+				want[r.Key] = r
+				set.Put(r.Key, FactDigest(r))
+			}
+		}
+		if set.Digest() != FactsDigest(want) || set.Len() != len(want) {
+			t.Fatalf("%d facts: another digest than of the same, put together anew", len(want))
+		}
+		if rnd.IntN(4) == 0 {
+			other, set = set, set.Clone()
+			other.Put(Key{Name: "more"}, [32]byte{1})
+		}
+	}
+	if other.Digest() == set.Digest() {
+		t.Error("a clone follows what it was made from")
 	}
 }
 

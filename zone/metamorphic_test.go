@@ -71,6 +71,23 @@ type history struct {
 	last string
 	// store is what global's holds for the zone, staged what it has in place of that.
 	store, staged map[mesh.Key]mesh.Resource
+	// heard is what an engine's facts came to, change by change.
+	heard map[mesh.Key]mesh.Resource
+	of    *facts
+}
+
+// listen takes what facts have changed since the last time.
+func (h *history) listen() {
+	if h.of != h.e.facts {
+		h.of, h.heard = h.e.facts, map[mesh.Key]mesh.Resource{}
+	}
+	for _, c := range h.of.Facts() {
+		if c.Deleted {
+			delete(h.heard, c.Resource.Key)
+		} else {
+			h.heard[c.Resource.Key] = c.Resource
+		}
+	}
 }
 
 func newHistory(t testing.TB, seed, stream uint64) *history {
@@ -365,6 +382,12 @@ func (h *history) same(step int) bool {
 	}
 	if d := cmp.Diff(oracle.facts.whole(), h.e.facts.whole()); d != "" {
 		return fail("facts", d)
+	}
+	if h.listen(); !cmp.Equal(h.heard, h.e.facts.whole()) {
+		return fail("what was told", cmp.Diff(h.e.facts.whole(), h.heard))
+	}
+	if want, got := fmt.Sprint(oracle.problems()), fmt.Sprint(h.e.problems()); want != got {
+		return fail("problems", cmp.Diff(want, got))
 	}
 	h.held += len(h.e.quarantines)
 	if !bytes.Equal(mustJSON(oracle.quarantines), mustJSON(h.e.quarantines)) { // a difference takes long to look for
