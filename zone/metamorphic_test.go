@@ -386,6 +386,15 @@ func (h *history) same(step int) bool {
 	if h.listen(); !cmp.Equal(h.heard, h.e.facts.whole()) {
 		return fail("what was told", cmp.Diff(h.e.facts.whole(), h.heard))
 	}
+	faulty := map[string]bool{}
+	for id, c := range h.e.classes {
+		if c.proxy != nil && len(c.proxy.Problems) > 0 {
+			faulty[id] = true
+		}
+	}
+	if d := cmp.Diff(faulty, h.e.faulty); d != "" {
+		return fail("who has problems", d)
+	}
 	if want, got := fmt.Sprint(oracle.problems()), fmt.Sprint(h.e.problems()); want != got {
 		return fail("problems", cmp.Diff(want, got))
 	}
