@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -21,6 +20,17 @@ type admin struct {
 	client *http.Client
 	// served: the Envoy that runs now has had a configuration.
 	served atomic.Bool
+	// called: others have been sent to it.
+	called atomic.Bool
+	// said: it was logged why they are not.
+	said atomic.Bool
+}
+
+// began says that another Envoy runs now.
+func (a *admin) began() {
+	a.served.Store(false)
+	a.called.Store(false)
+	a.said.Store(false)
 }
 
 func newAdmin(socket string) *admin {
@@ -174,34 +184,5 @@ func (a *admin) inspect(ctx context.Context, path string) (io.ReadCloser, error)
 	if err != nil {
 		return nil, err
 	}
-	return &redacted{body: response.Body, lines: bufio.NewReader(response.Body)}, nil
+	return response.Body, nil
 }
-
-// bearer is a token as Envoy's dump of its bootstrap shows it.
-var bearer = regexp.MustCompile(`Bearer [^"\\\s]+`)
-
-// redacted leaves out the token by which this Envoy proves itself to its zone: who
-// may look at a proxy may not be one.
-type redacted struct {
-	body  io.Closer
-	lines *bufio.Reader
-	rest  []byte
-	err   error
-}
-
-// Read implements io.Reader.
-func (r *redacted) Read(p []byte) (int, error) {
-	for len(r.rest) == 0 && r.err == nil {
-		r.rest, r.err = r.lines.ReadBytes('\n')
-		r.rest = bearer.ReplaceAllLiteral(r.rest, []byte("Bearer [redacted]"))
-	}
-	if len(r.rest) == 0 {
-		return 0, r.err
-	}
-	n := copy(p, r.rest)
-	r.rest = r.rest[n:]
-	return n, nil
-}
-
-// Close implements io.Closer.
-func (r *redacted) Close() error { return r.body.Close() }

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -17,7 +16,6 @@ import (
 
 	"github.com/tombolo-mesh/tombolo/agent/appprobe"
 	"github.com/tombolo-mesh/tombolo/agent/dns"
-	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
 )
 
 // errStopped ends the parts of an agent after a proper end.
@@ -64,29 +62,26 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	defer remove()
-	sdsSocket, adminSocket := filepath.Join(dir, "sds.sock"), filepath.Join(dir, "admin.sock")
-	listener, err := listenUnix(sdsSocket)
+	at := sockets{admin: filepath.Join(dir, "admin.sock"), sds: filepath.Join(dir, "sds.sock"), ads: filepath.Join(dir, "xds.sock")}
+	listener, err := listenUnix(at.sds)
 	if err != nil {
 		return err
 	}
-	sds := newSecrets(a.cfg.Log)
-	probes := newProber(a.cfg.Log)
-	admin := newAdmin(adminSocket)
-	l := newLink(linkConfig{agent: a.cfg, manifest: manifest, instance: newInstance(), envoyVersion: version,
-		renew: newRenewer(a.cfg.Log, sds.set), probes: probes, admin: admin, names: names, log: a.cfg.Log})
-	sup := &supervisor{cfg: a.cfg, dir: dir, sdsSocket: sdsSocket, adminSocket: adminSocket, link: l, admin: admin, names: names, log: a.cfg.Log}
-
-	var relayed net.Listener
-	if a.cfg.Kubernetes {
-		sup.relay, sup.relaySocket = newRelay(a.cfg.Log), filepath.Join(dir, "xds.sock")
-		if relayed, err = listenUnix(sup.relaySocket); err != nil {
-			return errors.Join(err, listener.Close())
-		}
+	carried, err := listenUnix(at.ads)
+	if err != nil {
+		return errors.Join(err, listener.Close())
 	}
+	sds, ads := newSecrets(a.cfg.Log), newADS(a.cfg.Log)
+	probes := newProber(a.cfg.Log)
+	admin := newAdmin(at.admin)
+	l := newLink(linkConfig{agent: a.cfg, manifest: manifest, instance: newInstance(), envoyVersion: version,
+		renew: newRenewer(a.cfg.Log, sds.set), probes: probes, admin: admin, ads: ads, names: names, log: a.cfg.Log})
+	sup := &supervisor{cfg: a.cfg, dir: dir, sockets: at, link: l, admin: admin, names: names, log: a.cfg.Log}
 
 	// What runs goes on after the request to stop, until the drain is over.
 	group, live := errgroup.WithContext(context.WithoutCancel(ctx))
 	group.Go(func() error { return sds.serve(live, listener) })
+	group.Go(func() error { return ads.serve(live, carried) })
 	group.Go(func() error { probes.run(live); return nil })
 	group.Go(func() error { return l.run(live) })
 	group.Go(func() error {
@@ -97,9 +92,6 @@ func (a *Agent) Run(ctx context.Context) error {
 	})
 	if a.cfg.ReadinessAddress != "" {
 		group.Go(func() error { return sup.serveReadiness(live) })
-	}
-	if relayed != nil {
-		group.Go(func() error { return sup.relay.serve(live, relayed) })
 	}
 	if names != nil {
 		group.Go(func() error { return names.Run(live) })
@@ -212,26 +204,6 @@ func newInstance() string {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails: the runtime ends the process instead
 	return hex.EncodeToString(b[:])
-}
-
-// bootstrapOf is the bootstrap for a registration.
-func bootstrapOf(cfg Config, r *agentv1.Registered, zoneCA, adminSocket, sdsSocket string) (bootstrap, error) {
-	b := bootstrap{nodeID: r.NodeId, nodeCluster: r.NodeCluster, zone: r.Zone, address: cfg.ZoneAddress,
-		serverName: cfg.ZoneServerName, zoneCA: zoneCA, token: r.SessionToken, adminSocket: adminSocket, sdsSocket: sdsSocket}
-	if r.XdsAddress != "" {
-		host, _, err := splitAddress(r.XdsAddress)
-		if err != nil {
-			return bootstrap{}, fmt.Errorf("address of the xDS server: %w", err)
-		}
-		dialled, _, _ := net.SplitHostPort(cfg.ZoneAddress)
-		b.address = r.XdsAddress
-		// Another name is another server. An instance's address is one of the server
-		// that the agent has verified, and not in its certificate.
-		if net.ParseIP(host) == nil && cfg.ZoneServerName == dialled {
-			b.serverName = host
-		}
-	}
-	return b, nil
 }
 
 // until calls f at each interval until it returns true or ctx ends.

@@ -3,26 +3,26 @@ package agent
 import (
 	"encoding/json"
 	"fmt"
-	"net"
-	"net/netip"
 	"time"
+
+	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
 )
 
-// bootstrap is what Envoy's bootstrap is made from.
+// bootstrap is what Envoy's bootstrap is made from. Nothing of it is secret: it is the
+// agent that proves to the zone whose configuration it asks for.
 type bootstrap struct {
-	nodeID, nodeCluster, zone string
-	// address (host:port) of the zone's xDS server and the name in its certificate.
-	address, serverName string
-	// relay is the path of a socket that leads to the xDS server; empty: Envoy
-	// connects to address itself.
-	relay string
-	// zoneCA is PEM.
-	zoneCA string
-	// token that Envoy presents to the zone.
-	token string
-	// adminSocket and sdsSocket are paths.
-	adminSocket, sdsSocket string
+	node    node
+	sockets sockets
 }
+
+// node is an Envoy as its zone knows it.
+type node struct{ id, cluster, zone string }
+
+func nodeOf(r *agentv1.Registered) node { return node{r.NodeId, r.NodeCluster, r.Zone} }
+
+// sockets are the paths between an Envoy and its agent: Envoy's admin API, its
+// identity, and its configuration.
+type sockets struct{ admin, sds, ads string }
 
 type object = map[string]any
 type list = []any
@@ -32,14 +32,10 @@ const maxDownstreamConnections = 50_000
 
 // json renders the bootstrap. It depends on nothing but b.
 func (b bootstrap) json() ([]byte, error) {
-	ads, err := b.adsCluster()
-	if err != nil {
-		return nil, err
-	}
 	adsSource := object{"ads": object{}, "resource_api_version": "V3"}
 	return json.MarshalIndent(object{
-		"node":  object{"id": b.nodeID, "cluster": b.nodeCluster, "locality": object{"zone": b.zone}},
-		"admin": object{"address": object{"pipe": object{"path": b.adminSocket, "mode": 0o600}}},
+		"node":  object{"id": b.node.id, "cluster": b.node.cluster, "locality": object{"zone": b.node.zone}},
+		"admin": object{"address": object{"pipe": object{"path": b.sockets.admin, "mode": 0o600}}},
 		"dynamic_resources": object{
 			"ads_config": object{
 				"api_type":                       "DELTA_GRPC",
@@ -49,13 +45,12 @@ func (b bootstrap) json() ([]byte, error) {
 					// The default waits up to 30 s after an outage.
 					"envoy_grpc": object{"cluster_name": "ads", "retry_policy": object{
 						"retry_back_off": object{"base_interval": "0.1s", "max_interval": "1s"}}},
-					"initial_metadata": list{object{"key": "authorization", "value": "Bearer " + b.token}},
 				}},
 			},
 			"cds_config": adsSource,
 			"lds_config": adsSource,
 		},
-		"static_resources": object{"clusters": list{ads, b.sdsCluster()}},
+		"static_resources": object{"clusters": list{agentCluster("ads", b.sockets.ads), agentCluster("agent_sds", b.sockets.sds)}},
 		// Statistics nobody reads cost memory by the cluster; no tags by regular
 		// expression, they cost milliseconds by the cluster.
 		"deferred_stat_options": object{"enable_deferred_creation_stats": true},
@@ -77,73 +72,20 @@ func (b bootstrap) json() ([]byte, error) {
 	}, "", "  ")
 }
 
-func (b bootstrap) adsCluster() (object, error) {
-	host, port, err := splitAddress(b.address)
-	if err != nil {
-		return nil, fmt.Errorf("address of the xDS server: %w", err)
-	}
-	kind := "STRICT_DNS"
-	if _, err := netip.ParseAddr(host); err == nil {
-		kind = "STATIC"
-	}
-	san, sni := "DNS", b.serverName
-	if net.ParseIP(b.serverName) != nil {
-		san, sni = "IP_ADDRESS", ""
-	}
-	tls := object{
-		"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-		"common_tls_context": object{
-			"alpn_protocols": list{"h2"},
-			"tls_params":     object{"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
-			"validation_context": object{
-				"trusted_ca":                    object{"inline_string": b.zoneCA},
-				"match_typed_subject_alt_names": list{object{"san_type": san, "matcher": object{"exact": b.serverName}}},
-			},
-		},
-	}
-	if sni != "" {
-		tls["sni"] = sni
-	}
-	out := object{
-		"name":             "ads",
-		"type":             kind,
-		"connect_timeout":  "1s",
-		"load_assignment":  assignment("ads", object{"socket_address": object{"address": host, "port_value": port}}),
-		"transport_socket": object{"name": "envoy.transport_sockets.tls", "typed_config": tls},
-		// A host that is gone without a word is noticed by the kernel, within 8 s, and a
-		// zone that hangs by pings, within 20 s: one that is short of processors for some
-		// seconds must not have all its proxies dial again at once.
-		"typed_extension_protocol_options": http2(object{"connection_keepalive": object{"interval": "10s", "timeout": "10s"}}),
-		"upstream_connection_options": object{"tcp_keepalive": object{
-			"keepalive_probes": 3, "keepalive_time": 5, "keepalive_interval": 1}},
-	}
-	if b.relay != "" {
-		out["type"] = "STATIC"
-		out["load_assignment"] = assignment("ads", object{"pipe": object{"path": b.relay}})
-		delete(out, "upstream_connection_options") // it is no TCP connection
-	}
-	return out, nil
-}
-
-func (b bootstrap) sdsCluster() object {
+// agentCluster is a server of the agent's. It needs no keepalive: Envoy and its agent
+// die with each other.
+func agentCluster(name, socket string) object {
 	return object{
-		"name":                             "agent_sds",
-		"type":                             "STATIC",
-		"connect_timeout":                  "1s",
-		"load_assignment":                  assignment("agent_sds", object{"pipe": object{"path": b.sdsSocket}}),
-		"typed_extension_protocol_options": http2(object{}),
+		"name":            name,
+		"type":            "STATIC",
+		"connect_timeout": "1s",
+		"load_assignment": object{"cluster_name": name, "endpoints": list{object{"lb_endpoints": list{
+			object{"endpoint": object{"address": object{"pipe": object{"path": socket}}}}}}}},
+		"typed_extension_protocol_options": object{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": object{
+			"@type":                "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+			"explicit_http_config": object{"http2_protocol_options": object{}},
+		}},
 	}
-}
-
-func assignment(name string, address object) object {
-	return object{"cluster_name": name, "endpoints": list{object{"lb_endpoints": list{object{"endpoint": object{"address": address}}}}}}
-}
-
-func http2(options object) object {
-	return object{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": object{
-		"@type":                "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-		"explicit_http_config": object{"http2_protocol_options": options},
-	}}
 }
 
 // statsPatterns are the statistics that are kept.
@@ -164,7 +106,11 @@ func statsPatterns() list {
 	} {
 		out = append(out, object{"suffix": s})
 	}
-	return out
+	// What filters and routers say of gRPC, where HTTP says 200 of everything.
+	for _, s := range []string{"no_cluster", "no_route", "rq_direct_response"} {
+		out = append(out, object{"suffix": s})
+	}
+	return append(out, object{"contains": ".grpc."})
 }
 
 // envoyArguments are the command line for a bootstrap file.

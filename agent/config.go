@@ -53,7 +53,7 @@ type Config struct {
 	Concurrency int
 	// EnvoyLogLevel is trace, debug, info, warning (default), error, critical or off.
 	EnvoyLogLevel string
-	// ReadinessAddress is host:port for GET /ready; empty for none.
+	// ReadinessAddress is host:port for GET /ready and /started; empty for none.
 	ReadinessAddress string
 	// DNS answers the names of the mesh on DNSPort of 127.0.0.1 and [::1], where the
 	// redirect brings questions to; all others go to the host's nameservers. The

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -14,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -27,8 +29,11 @@ import (
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -64,13 +69,16 @@ type fakeZone struct {
 	mu        sync.Mutex
 	server    *grpc.Server
 	session   string
-	xds       string // address of the xDS server to tell
-	refuse    error  // answer to registrations
+	cluster   string                                       // name of the node's cluster; "" is web
+	ads       discoveryv3.AggregatedDiscoveryServiceServer // in place of the listener and the cluster
+	refuse    error                                        // answer to registrations
 	registers []*agentv1.Register
 	health    [][]string
 	agent     *fakeStream // newest
 	ends      []error
 	envoys    int
+	sent      int               // responses to Envoys
+	peers     map[string]string // connections that streams came by last: "agent", "envoy"
 	onDrain   func()
 }
 
@@ -78,6 +86,8 @@ type fakeStream struct {
 	mu  sync.Mutex
 	rpc agentv1.AgentService_ConnectServer
 	in  chan *agentv1.InspectResponse
+	// kick ends the stream when it is closed.
+	kick chan struct{}
 }
 
 func (s *fakeStream) send(f *agentv1.ZoneFrame) error {
@@ -111,7 +121,12 @@ func newFakeZone(t *testing.T) *fakeZone {
 // start serves until stop or the end of the test.
 func (z *fakeZone) start() {
 	z.t.Helper()
-	l, err := net.Listen("tcp", z.address)
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) { // as zones do: the kernel gives up on who takes nothing
+			_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, 0x12, 1800)
+		})
+	}}
+	l, err := lc.Listen(z.t.Context(), "tcp", z.address)
 	if err != nil {
 		z.t.Fatal(err)
 	}
@@ -151,23 +166,35 @@ func (z *fakeZone) Connect(rpc agentv1.AgentService_ConnectServer) error {
 	if err != nil {
 		return err
 	}
-	s := &fakeStream{rpc: rpc, in: make(chan *agentv1.InspectResponse, 100)}
+	s := &fakeStream{rpc: rpc, in: make(chan *agentv1.InspectResponse, 100), kick: make(chan struct{})}
 	z.mu.Lock()
-	refuse, session, xds := z.refuse, z.session, z.xds
+	refuse, session, cluster := z.refuse, z.session, cmp.Or(z.cluster, "web")
 	z.registers = append(z.registers, f.GetRegister())
 	z.agent = s
+	z.came("agent", rpc.Context())
 	z.mu.Unlock()
 	if refuse != nil {
 		return refuse
 	}
 	err = s.send(&agentv1.ZoneFrame{Frame: &agentv1.ZoneFrame_Registered{Registered: &agentv1.Registered{
-		NodeId: "default.web-1", NodeCluster: "web", Zone: "east", SessionToken: session, Capabilities: 1, XdsAddress: xds,
+		NodeId: "default.web-1", NodeCluster: cluster, Zone: "east", SessionToken: session, Capabilities: 1,
 		Probes: []*agentv1.Probe{{Inbound: "main", Address: "127.0.0.1", Port: uint32(z.app), IntervalMillis: 50}},
 	}}})
-	for err == nil {
-		if f, err = rpc.Recv(); err == nil {
-			err = z.frame(s, f)
+	served := make(chan error, 1)
+	go func() { // ends with the stream
+		err := err
+		for err == nil {
+			var f *agentv1.AgentFrame
+			if f, err = rpc.Recv(); err == nil {
+				err = z.frame(s, f)
+			}
 		}
+		served <- err
+	}()
+	select {
+	case err = <-served:
+	case <-s.kick:
+		return status.Error(codes.Unavailable, "kicked")
 	}
 	z.mu.Lock()
 	z.ends = append(z.ends, err)
@@ -215,7 +242,12 @@ func (z *fakeZone) DeltaAggregatedResources(rpc discoveryv3.AggregatedDiscoveryS
 	}
 	z.mu.Lock()
 	z.envoys++
+	z.came("envoy", rpc.Context())
+	ads := z.ads
 	z.mu.Unlock()
+	if ads != nil {
+		return ads.DeltaAggregatedResources(rpc)
+	}
 	sent := map[string]bool{}
 	for {
 		r, err := rpc.Recv()
@@ -233,7 +265,7 @@ func (z *fakeZone) DeltaAggregatedResources(rpc discoveryv3.AggregatedDiscoveryS
 		case listenerURL:
 			m = z.listener()
 		case clusterURL:
-			m = z.cluster()
+			m = z.appCluster()
 		}
 		if m == nil || sent[r.TypeUrl] {
 			continue
@@ -246,7 +278,25 @@ func (z *fakeZone) DeltaAggregatedResources(rpc discoveryv3.AggregatedDiscoveryS
 			Resources: []*discoveryv3.Resource{{Name: m.GetName(), Version: "1", Resource: pack(m)}}}); err != nil {
 			return err
 		}
+		z.mu.Lock()
+		z.sent++
+		z.mu.Unlock()
 	}
+}
+
+// came notes by which connection; the caller holds the lock.
+func (z *fakeZone) came(who string, ctx context.Context) {
+	if z.peers == nil {
+		z.peers = map[string]string{}
+	}
+	if p, ok := peer.FromContext(ctx); ok {
+		z.peers[who] = p.Addr.String()
+	}
+}
+
+// oneConnection says whether agent and Envoy came by the same connection last.
+func (z *fakeZone) oneConnection() bool {
+	return get(z, func() bool { return z.peers["agent"] != "" && z.peers["agent"] == z.peers["envoy"] })
 }
 
 func pack(m proto.Message) *anypb.Any {
@@ -262,7 +312,7 @@ func socket(port int) *corev3.Address {
 		Address: "127.0.0.1", PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: uint32(port)}}}}
 }
 
-func (z *fakeZone) cluster() *clusterv3.Cluster {
+func (z *fakeZone) appCluster() *clusterv3.Cluster {
 	return &clusterv3.Cluster{Name: "app", ConnectTimeout: durationpb.New(time.Second),
 		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: "app", Endpoints: []*endpointv3.LocalityLbEndpoints{{
 			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: socket(z.app)}}}}}}}}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -30,9 +31,13 @@ import (
 const (
 	capabilities    = 1
 	registerTimeout = 10 * time.Second
-	// A zone that is gone without a word is noticed after 20 s: gRPC pings no more often,
-	// and one that is short of processors for some seconds has all the same to be waited for.
+	// A zone that hangs is noticed after 20 s: gRPC pings no more often, and one that is
+	// short of processors for some seconds has all the same to be waited for. A host that
+	// is gone without a word is noticed by the kernel, once pingTimeout has passed.
 	pingInterval, pingTimeout = 10 * time.Second, 10 * time.Second
+	// window is how much of a stream is on its way that nobody reads, in bytes. Static: to
+	// find out by pings what the way takes would cost the zone a ping for each response.
+	window = 256 << 10
 	// replacedPause is how long an agent stays away after another of its name took its
 	// place, so that two by mistake do not chase each other out without end.
 	replacedPause  = 10 * time.Second
@@ -53,6 +58,7 @@ type linkConfig struct {
 	renew        *renewer
 	probes       *prober
 	admin        *admin
+	ads          *ads
 	names        *dns.Server // nil without
 	log          *slog.Logger
 }
@@ -214,8 +220,17 @@ func (l *link) dial() (*grpc.ClientConn, error) {
 			RootCAs: roots, ServerName: l.cfg.agent.ZoneServerName, MinVersion: tls.VersionTLS12})),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: grpcbackoff.DefaultConfig, MinConnectTimeout: 3 * time.Second}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingInterval, Timeout: pingTimeout}),
+		grpc.WithContextDialer(dialTCP), grpc.WithMaxHeaderListSize(maxHeaders),
+		grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(2*window),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<20)),
 		grpc.WithDisableServiceConfig())
+}
+
+// dialTCP has the kernel look every second whether the peer is there, once it was
+// silent for five. It gives up after gRPC's pingTimeout, which is the kernel's too.
+func dialTCP(ctx context.Context, address string) (net.Conn, error) {
+	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: time.Second, Count: 5}}
+	return d.DialContext(ctx, "tcp", address)
 }
 
 // session is one connection, from dialling to its end.
@@ -238,7 +253,7 @@ func (l *link) session(ctx context.Context) (registered bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	s := &session{link: l, stream: stream, out: make(chan *agentv1.AgentFrame, 1), inspections: make(chan struct{}, maxInspections), workers: &workers}
+	s := &session{link: l, conn: conn, stream: stream, out: make(chan *agentv1.AgentFrame, 1), inspections: make(chan struct{}, maxInspections), workers: &workers}
 	defer s.close()
 	return s.run(ctx)
 }
@@ -246,6 +261,7 @@ func (l *link) session(ctx context.Context) (registered bool, err error) {
 // session is the state of one stream. One goroutine owns it and alone sends.
 type session struct {
 	*link
+	conn        *grpc.ClientConn
 	stream      agentv1.AgentService_ConnectClient
 	out         chan *agentv1.AgentFrame // from inspections
 	inspections chan struct{}            // tokens
@@ -288,6 +304,7 @@ func (s *session) run(ctx context.Context) (registered bool, err error) {
 		if r == nil {
 			return false, fmt.Errorf("zone answered %T to the registration", f.Frame)
 		}
+		defer s.cfg.ads.begin(ctx, s.conn, r.SessionToken)()
 		s.welcome(r)
 	case err := <-ended:
 		return false, err

@@ -64,7 +64,7 @@ func (s *endedStream) Recv() (*agentv1.ZoneFrame, error) {
 func TestStreamEndsWhileSending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := slog.New(slog.DiscardHandler)
-		l := newLink(linkConfig{log: log, renew: newRenewer(log, nil), probes: newProber(log)})
+		l := newLink(linkConfig{log: log, renew: newRenewer(log, nil), probes: newProber(log), ads: newADS(log)})
 		stream := &endedStream{t: t, frames: 3, reason: errors.New("the zone restarts"), ended: make(chan struct{})}
 		ctx, cancel := context.WithCancel(t.Context())
 		var workers sync.WaitGroup

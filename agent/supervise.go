@@ -27,16 +27,14 @@ const (
 
 // supervisor starts Envoy, watches it and stops it.
 type supervisor struct {
-	cfg                         Config
-	dir, sdsSocket, adminSocket string
-	link                        *link
-	admin                       *admin
-	// relay leads Envoy to the zone, by a socket; nil: Envoy finds it itself.
-	relay       *relay
-	relaySocket string
-	names       *dns.Server // nil without
-	log         *slog.Logger
-	draining    atomic.Bool
+	cfg      Config
+	dir      string
+	sockets  sockets
+	link     *link
+	admin    *admin
+	names    *dns.Server // nil without
+	log      *slog.Logger
+	draining atomic.Bool
 }
 
 // run supervises until stop ends (then it drains and returns nil), Envoy ends
@@ -63,7 +61,6 @@ func (s *supervisor) run(stop, live context.Context) error {
 // runEnvoy runs one Envoy. It returns a registration when Envoy is to be started
 // again with it.
 func (s *supervisor) runEnvoy(stop, live context.Context, r *agentv1.Registered) (*agentv1.Registered, error) {
-	s.lead(r)
 	file, err := s.writeBootstrap(r)
 	if err != nil {
 		return nil, err
@@ -76,7 +73,7 @@ func (s *supervisor) runEnvoy(stop, live context.Context, r *agentv1.Registered)
 		envoy.kill(os.Kill)
 		<-envoy.done
 	}()
-	s.admin.served.Store(false)
+	s.admin.began()
 	s.log.Info("envoy started", "pid", envoy.pid)
 	watch, cancel := context.WithCancel(live)
 	ready := make(chan struct{})
@@ -104,12 +101,11 @@ func (s *supervisor) runEnvoy(stop, live context.Context, r *agentv1.Registered)
 			s.leave(live)
 			return nil, err
 		case next := <-s.link.registered:
-			if s.sameBootstrap(r, next) {
-				s.lead(next)
+			if nodeOf(r) == nodeOf(next) {
 				continue
 			}
-			// The zone lost what it knew of its sessions: this Envoy cannot come back to it.
-			s.log.Warn("zone gave another session, restarting envoy")
+			// An Envoy is one node for its life.
+			s.log.Warn("zone knows the proxy by another name, restarting envoy", "node", next.NodeId)
 			if err := s.drainEnvoy(live, envoy); err != nil {
 				return nil, err
 			}
@@ -118,35 +114,9 @@ func (s *supervisor) runEnvoy(stop, live context.Context, r *agentv1.Registered)
 	}
 }
 
-func (s *supervisor) sameBootstrap(a, b *agentv1.Registered) bool {
-	return a.NodeId == b.NodeId && a.NodeCluster == b.NodeCluster && a.Zone == b.Zone &&
-		a.SessionToken == b.SessionToken && (s.relay != nil || a.XdsAddress == b.XdsAddress)
-}
-
-// lead leads Envoy to where the agent registered.
-func (s *supervisor) lead(r *agentv1.Registered) {
-	if s.relay == nil {
-		return
-	}
-	address := r.XdsAddress
-	if address == "" {
-		address = s.cfg.ZoneAddress
-	}
-	s.relay.lead(address)
-}
-
 // writeBootstrap replaces the bootstrap file, readable by this user alone.
 func (s *supervisor) writeBootstrap(r *agentv1.Registered) (string, error) {
-	zoneCA, err := s.cfg.zoneCA()
-	if err != nil {
-		return "", err
-	}
-	b, err := bootstrapOf(s.cfg, r, string(zoneCA), s.adminSocket, s.sdsSocket)
-	if err != nil {
-		return "", err
-	}
-	b.relay = s.relaySocket
-	text, err := b.json()
+	text, err := bootstrap{node: nodeOf(r), sockets: s.sockets}.json()
 	if err != nil {
 		return "", fmt.Errorf("bootstrap: %w", err)
 	}
@@ -244,15 +214,16 @@ func (s *supervisor) leave(live context.Context) {
 	s.link.leave(ctx)
 }
 
-// serveReadiness answers GET /ready: 200 while Envoy takes traffic and the names
-// of the mesh are answered.
+// serveReadiness answers GET /started: 200 while Envoy takes the application's traffic
+// and the names of the mesh are answered; and GET /ready: also while others may be sent
+// here. An application starts whether or not it may be called.
 func (s *supervisor) serveReadiness(ctx context.Context) error {
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.cfg.ReadinessAddress)
 	if err != nil {
 		return fmt.Errorf("serve readiness: %w", err)
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, r *http.Request) {
+	answer := func(w http.ResponseWriter, r *http.Request) {
 		if s.draining.Load() {
 			http.Error(w, "DRAINING", http.StatusServiceUnavailable)
 			return
@@ -270,8 +241,19 @@ func (s *supervisor) serveReadiness(ctx context.Context) error {
 			http.Error(w, "names of the mesh are not here yet", http.StatusServiceUnavailable)
 			return
 		}
+		if r.URL.Path == "/ready" {
+			if err := s.admin.callable(check); err != nil {
+				if !s.admin.said.Swap(true) { // kubelets keep the answer to themselves
+					s.log.Warn("not ready", "error", err)
+				}
+				http.Error(w, err.Error(), http.StatusServiceUnavailable)
+				return
+			}
+		}
 		_, _ = w.Write([]byte("LIVE\n")) // the caller's loss
-	})
+	}
+	mux.HandleFunc("GET /started", answer)
+	mux.HandleFunc("GET /ready", answer)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Second, ReadTimeout: time.Second, WriteTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()

@@ -250,30 +250,6 @@ func TestNeedsIPv6(t *testing.T) {
 	}
 }
 
-func TestXDSAddress(t *testing.T) {
-	cfg, err := Config{Dataplane: "x", TokenFile: "x", ZoneAddress: "zone:1", ZoneCA: "x"}.withDefaults()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct{ xds, name, wantAddress, wantName string }{
-		{"", "", "zone:1", "zone"},
-		{"other:2", "", "other:2", "other"},
-		{"10.0.0.1:2", "", "10.0.0.1:2", "zone"},
-		{"other:2", "zone.example", "other:2", "zone.example"},
-	} {
-		if c.name != "" {
-			cfg.ZoneServerName = c.name
-		}
-		b, err := bootstrapOf(cfg, &agentv1.Registered{XdsAddress: c.xds}, "", "", "")
-		if err != nil || b.address != c.wantAddress || b.serverName != c.wantName {
-			t.Errorf("%+v: %s %s %v", c, b.address, b.serverName, err)
-		}
-	}
-	if _, err := bootstrapOf(cfg, &agentv1.Registered{XdsAddress: "nonsense"}, "", "", ""); err == nil {
-		t.Error("nonsense is accepted")
-	}
-}
-
 func TestEnvoyExit(t *testing.T) {
 	if got := (&EnvoyExit{Code: 3}).Error(); got != "envoy exited with code 3" {
 		t.Error(got)

@@ -29,7 +29,7 @@ func Wait(ctx context.Context, address string) error {
 	defer client.CloseIdleConnections()
 	var last error
 	err = until(ctx, waitInterval, func() bool {
-		err := askReady(ctx, client, "http://"+net.JoinHostPort(host, port)+"/ready")
+		err := askReady(ctx, client, "http://"+net.JoinHostPort(host, port)+"/started")
 		if err != nil && ctx.Err() == nil {
 			last = err
 		}

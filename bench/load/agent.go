@@ -12,7 +12,8 @@ import (
 	agentv1 "github.com/tombolo-mesh/tombolo/proto/agent/v1"
 )
 
-// agent registers one proxy and keeps its stream.
+// agent registers one proxy and keeps its stream. Its connection carries the Envoy's
+// stream too, for as long.
 type agent struct {
 	fleet *Fleet
 	spec  Spec
@@ -20,7 +21,8 @@ type agent struct {
 
 	mu       sync.Mutex
 	token    string
-	joined   chan struct{} // closed while it is a member
+	member   context.Context // ends with the membership
+	joined   chan struct{}   // closed while it is a member
 	stream   agentv1.AgentService_ConnectClient
 	notReady []string
 }
@@ -52,9 +54,9 @@ func (a *agent) connect(ctx context.Context) error {
 	if err := a.fleet.turn(ctx); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+a.spec.Token))
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s, err := agentv1.NewAgentServiceClient(a.conn).Connect(ctx)
+	s, err := agentv1.NewAgentServiceClient(a.conn).Connect(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+a.spec.Token))
 	a.fleet.took()
 	if err != nil {
 		return err
@@ -73,17 +75,18 @@ func (a *agent) connect(ctx context.Context) error {
 		}
 		if r := f.GetRegistered(); r != nil {
 			a.mu.Lock()
-			a.token, a.stream = r.SessionToken, s
+			a.token, a.member, a.stream = r.SessionToken, ctx, s
 			close(a.joined)
 			a.mu.Unlock()
 		}
 	}
 }
 
-// session waits until the proxy is a member and returns what its Envoy presents.
-func (a *agent) session(ctx context.Context) (string, error) {
+// session waits until the proxy is a member, and returns what its Envoy presents and
+// what ends with the membership.
+func (a *agent) session(ctx context.Context) (member context.Context, token string, err error) {
 	if a.spec.Dataplane == "" {
-		return "", nil // the floor knows no members
+		return ctx, "", nil // the floor knows no members
 	}
 	a.mu.Lock()
 	joined := a.joined
@@ -91,11 +94,11 @@ func (a *agent) session(ctx context.Context) (string, error) {
 	select {
 	case <-joined:
 	case <-ctx.Done():
-		return "", ctx.Err()
+		return nil, "", ctx.Err()
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.token, nil
+	return a.member, a.token, nil
 }
 
 // health tells which inbounds do not answer.

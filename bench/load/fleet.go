@@ -14,8 +14,9 @@ import (
 	"google.golang.org/grpc"
 )
 
-// perConnection is how many agents, or light proxies, share a connection.
-const perConnection = 16
+// perConnection is how many light proxies share a connection: each has two streams, of
+// the 16 that a zone allows.
+const perConnection = 8
 
 // Config of a Fleet.
 type Config struct {
@@ -43,8 +44,6 @@ type Spec struct {
 	Names bool
 	// Light proxies share a connection with others: they are there to be called.
 	Light bool
-	// Own gives the agent a connection of its own, as agents have in life.
-	Own bool
 }
 
 // Fleet is the proxies of one zone.
@@ -57,8 +56,6 @@ type Fleet struct {
 	mu      sync.Mutex
 	proxies []*Proxy
 	byName  map[string]*Proxy
-	agents  *grpc.ClientConn
-	inAgent int
 	lights  *grpc.ClientConn
 	inLight int
 	conns   []*grpc.ClientConn
@@ -99,42 +96,32 @@ func (f *Fleet) Add(specs ...Spec) error {
 func (f *Fleet) add(s Spec) (*Proxy, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	conn, err := f.forAgent(s.Own)
+	conn, err := f.connection(s.Light)
 	if err != nil {
 		return nil, err
 	}
 	p := &Proxy{Node: s.Node, fleet: f, agent: &agent{fleet: f, spec: s, conn: conn, joined: make(chan struct{})},
 		have: map[string]map[unique.Handle[string]]unique.Handle[string]{}, refs: map[key][]key{}, subs: map[key]int{}}
-	if s.Light {
-		if p.light, err = f.shared(&f.lights, &f.inLight); err != nil {
-			return nil, err
-		}
-	}
 	f.proxies = append(f.proxies, p)
 	f.byName[s.Name] = p
 	return p, nil
 }
 
-func (f *Fleet) forAgent(own bool) (*grpc.ClientConn, error) {
-	if own {
-		var conn *grpc.ClientConn
-		return f.shared(&conn, new(int))
+// connection is a new one, or one with a free place among those of light proxies.
+func (f *Fleet) connection(light bool) (*grpc.ClientConn, error) {
+	if light && f.lights != nil && f.inLight < perConnection {
+		f.inLight++
+		return f.lights, nil
 	}
-	return f.shared(&f.agents, &f.inAgent)
-}
-
-// shared is a connection with a free place.
-func (f *Fleet) shared(conn **grpc.ClientConn, used *int) (*grpc.ClientConn, error) {
-	if *conn == nil || *used == perConnection {
-		c, err := grpc.NewClient("passthrough:///"+f.cfg.Address, f.dialOptions()...)
-		if err != nil {
-			return nil, err
-		}
-		*conn, *used = c, 0
-		f.conns = append(f.conns, c)
+	c, err := grpc.NewClient("passthrough:///"+f.cfg.Address, f.dialOptions()...)
+	if err != nil {
+		return nil, err
 	}
-	*used++
-	return *conn, nil
+	f.conns = append(f.conns, c)
+	if light {
+		f.lights, f.inLight = c, 1
+	}
+	return c, nil
 }
 
 // Proxies are all.
@@ -155,14 +142,19 @@ func (f *Fleet) Health(name string, notReady ...string) error {
 	return p.agent.health(notReady)
 }
 
-// Watch times a resource's next arrival at every proxy that holds it now. Close it.
-func (f *Fleet) Watch(typeURL, name string) (w *Watch, end func()) {
+// Holders are the proxies that hold a resource now, but for light ones, which call nobody.
+func (f *Fleet) Holders(typeURL, name string) []*Proxy {
 	var holders []*Proxy
 	for _, p := range f.Proxies() {
-		if !p.aside.Load() && p.Has(typeURL, name) {
+		if !p.agent.spec.Light && !p.aside.Load() && p.Has(typeURL, name) {
 			holders = append(holders, p)
 		}
 	}
+	return holders
+}
+
+// Watch times a resource's next arrival at proxies that hold it. Close it.
+func (f *Fleet) Watch(typeURL, name string, holders []*Proxy) (w *Watch, end func()) {
 	w = newWatch(holders)
 	w.typeURL, w.name = typeURL, name
 	f.watches.add(w)

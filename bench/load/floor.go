@@ -101,7 +101,8 @@ func ServeFloor(ctx context.Context, address, control string, cfg *tls.Config) e
 	if err != nil {
 		return err
 	}
-	s := grpc.NewServer(grpc.Creds(credentials.NewTLS(cfg)))
+	// With windows that are to be found out each message costs a ping, as in no control plane here.
+	s := grpc.NewServer(grpc.Creds(credentials.NewTLS(cfg)), grpc.StaticStreamWindowSize(1<<16-1))
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(s, f)
 	h := &http.Server{Addr: control, Handler: f, ReadHeaderTimeout: 5 * time.Second}
 	failed := make(chan error, 2)

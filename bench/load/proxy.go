@@ -3,7 +3,6 @@ package load
 import (
 	"context"
 	"crypto/tls"
-	"net"
 	"slices"
 	"strconv"
 	"sync"
@@ -22,11 +21,11 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Times of an Envoy's reconnects, as the bootstrap sets them.
+// What agents and the bootstrap of their Envoys set.
 const (
 	firstRetry = 100 * time.Millisecond
 	lastRetry  = time.Second
-	window     = 256 << 20 // Envoy's default
+	window     = 256 << 10 // of a stream, as agents have it
 )
 
 // Proxy is one simulated Envoy.
@@ -35,15 +34,14 @@ type Proxy struct {
 	Node  string
 	fleet *Fleet
 	agent *agent
-	// light proxies share connections.
-	light *grpc.ClientConn
 
-	conn    *slowConn
-	streams atomic.Int64 // open now: 0 or 1
-	aside   atomic.Bool  // watches do not wait for it
-	resent  atomic.Int64 // resources received since the stream opened
-	last    atomic.Int64 // when the last response came, Unix nanoseconds
-	mute    atomic.Bool  // answers nothing
+	held    atomic.Pointer[chan struct{}] // it does not read until it is closed
+	rate    atomic.Int64                  // it reads so many bytes a second; 0: as fast as it can
+	streams atomic.Int64                  // open now: 0 or 1
+	aside   atomic.Bool                   // watches do not wait for it
+	resent  atomic.Int64                  // resources received since the stream opened
+	last    atomic.Int64                  // when the last response came, Unix nanoseconds
+	mute    atomic.Bool                   // answers nothing
 
 	mu   sync.Mutex
 	have map[string]map[unique.Handle[string]]unique.Handle[string]
@@ -93,42 +91,21 @@ func (p *Proxy) run(ctx context.Context) {
 }
 
 func (p *Proxy) connect(ctx context.Context) error {
-	token, err := p.agent.session(ctx) // before it takes a place that its agent may need
+	member, token, err := p.agent.session(ctx) // before it takes a place that its agent may need
 	if err != nil {
 		return err
 	}
 	if err := p.fleet.turn(ctx); err != nil {
 		return err
 	}
-	conn := p.light
-	if conn == nil {
-		conn, err = grpc.NewClient("passthrough:///"+p.fleet.cfg.Address, append(p.fleet.dialOptions(), grpc.WithContextDialer(p.dial))...)
-		if err != nil {
-			p.fleet.took()
-			return err
-		}
-		defer conn.Close()
-	}
-	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token))
+	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(member, "authorization", "Bearer "+token))
 	defer cancel()
-	s, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
+	s, err := discoveryv3.NewAggregatedDiscoveryServiceClient(p.agent.conn).DeltaAggregatedResources(ctx)
 	p.fleet.took()
 	if err != nil {
 		return err
 	}
 	return p.stream(s)
-}
-
-func (p *Proxy) dial(ctx context.Context, address string) (net.Conn, error) {
-	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
-	if err != nil {
-		return nil, err
-	}
-	s := &slowConn{Conn: c}
-	p.mu.Lock()
-	p.conn = s
-	p.mu.Unlock()
-	return s, nil
 }
 
 // stream serves one stream until it breaks.
@@ -148,6 +125,9 @@ func (p *Proxy) stream(s discoveryv3.AggregatedDiscoveryService_DeltaAggregatedR
 	for {
 		resp, err := s.Recv()
 		if err != nil {
+			return err
+		}
+		if err := p.linger(s.Context(), resp); err != nil {
 			return err
 		}
 		now := time.Now()
@@ -342,11 +322,11 @@ func (p *Proxy) isComplete() bool {
 	return p.have[ListenerType] != nil
 }
 
-// Stall makes it stop reading its connection, until resume is called.
+// Stall makes it stop reading its stream, until resume is called. Its agent reads on.
 func (p *Proxy) Stall() (resume func()) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.conn.stall()
+	hold := make(chan struct{})
+	p.held.Store(&hold)
+	return sync.OnceFunc(func() { p.held.Store(nil); close(hold) })
 }
 
 // Resent is how many resources came on its present stream.
@@ -359,46 +339,35 @@ func (p *Proxy) Aside(is bool) { p.aside.Store(is) }
 func (p *Proxy) Mute(is bool) { p.mute.Store(is) }
 
 // Slow bounds how fast it reads, in bytes a second; 0: as fast as it can.
-func (p *Proxy) Slow(rate int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.conn.rate.Store(int64(rate))
-}
+func (p *Proxy) Slow(rate int) { p.rate.Store(int64(rate)) }
 
-// slowConn is a connection whose reads can be held up.
-type slowConn struct {
-	net.Conn
-	rate atomic.Int64
-	held atomic.Pointer[chan struct{}]
-}
-
-func (c *slowConn) stall() (resume func()) {
-	hold := make(chan struct{})
-	c.held.Store(&hold)
-	return sync.OnceFunc(func() { c.held.Store(nil); close(hold) })
-}
-
-// Read implements net.Conn.
-func (c *slowConn) Read(b []byte) (int, error) {
-	if hold := c.held.Load(); hold != nil {
-		<-*hold
+// linger takes as long over a response as a proxy that is stalled or slow.
+func (p *Proxy) linger(ctx context.Context, resp *discoveryv3.DeltaDiscoveryResponse) error {
+	if hold := p.held.Load(); hold != nil {
+		select {
+		case <-*hold:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	rate := c.rate.Load()
-	if rate > 0 && int64(len(b)) > rate {
-		b = b[:rate]
+	rate := p.rate.Load()
+	if rate == 0 {
+		return nil
 	}
-	n, err := c.Conn.Read(b)
-	if rate > 0 && n > 0 {
-		pause := time.NewTimer(time.Duration(n) * time.Second / time.Duration(rate))
-		<-pause.C
+	pause := time.NewTimer(time.Duration(proto.Size(resp)) * time.Second / time.Duration(rate))
+	defer pause.Stop()
+	select {
+	case <-pause.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	return n, err
 }
 
 func (f *Fleet) dialOptions() []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithTransportCredentials(credentials.NewTLS(f.cfg.TLS)),
-		grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window),
+		grpc.WithStaticStreamWindowSize(window), grpc.WithStaticConnWindowSize(2 * window),
 		grpc.WithReadBufferSize(16 << 10), grpc.WithWriteBufferSize(4 << 10),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: firstRetry, Multiplier: 1.6, Jitter: 0.2, MaxDelay: lastRetry}, MinConnectTimeout: 20 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64 << 20)),

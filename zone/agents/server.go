@@ -42,7 +42,8 @@ type Config struct {
 	Admitter Admitter
 	// Names has the tables of names for the agents that ask; nil for none.
 	Names *Board
-	// XDSAddress tells Envoys where the xDS server is; empty: where their agent dialled.
+	// XDSAddress tells agents whose Envoys connect by themselves, as before tombolo-agent
+	// carried their streams, where the xDS server is; empty: where they dialled.
 	XDSAddress string
 	// MaxStreams bounds connected agents, default 20000.
 	MaxStreams int

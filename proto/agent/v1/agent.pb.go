@@ -444,7 +444,9 @@ type Registered struct {
 	Capabilities uint32 `protobuf:"varint,5,opt,name=capabilities,proto3" json:"capabilities,omitempty"`
 	// Inbounds to watch.
 	Probes []*Probe `protobuf:"bytes,6,rep,name=probes,proto3" json:"probes,omitempty"`
-	// Xds_address where Envoy finds the xDS server; empty: the address the agent dialled.
+	// Xds_address is for agents of earlier versions, whose Envoys connect by themselves:
+	// where to; empty: the address the agent dialled. An agent that carries its Envoy's
+	// stream has it where it is registered.
 	XdsAddress    string `protobuf:"bytes,7,opt,name=xds_address,json=xdsAddress,proto3" json:"xds_address,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
