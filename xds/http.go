@@ -9,6 +9,7 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	streamv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
 	commonstatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/set_filter_state/v3"
+	grpcstatsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_stats/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	httpstatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/set_filter_state/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
@@ -38,8 +39,8 @@ func inboundHTTP(in *ir.Inbound) *listenerv3.Filter {
 	m.HttpFilters = []*hcmv3.HttpFilter{
 		callerState(),
 		{Name: PermissionName(in.Name), ConfigType: &hcmv3.HttpFilter_ConfigDiscovery{ConfigDiscovery: discovered(httpRBACType)}},
-		router(),
 	}
+	m.HttpFilters = append(m.HttpFilters, end(in.Protocol)...)
 	for _, policy := range policies() {
 		if policy.inboundHTTP != nil {
 			policy.inboundHTTP(in, m)
@@ -50,7 +51,7 @@ func inboundHTTP(in *ir.Inbound) *listenerv3.Filter {
 
 func outboundHTTP(o *ir.Outbound) *listenerv3.Filter {
 	m := manager(o.Name, o.Name)
-	m.HttpFilters = []*hcmv3.HttpFilter{router()}
+	m.HttpFilters = end(o.Protocol)
 	for _, policy := range policies() {
 		if policy.outboundHTTP != nil {
 			policy.outboundHTTP(o, m)
@@ -77,6 +78,22 @@ func manager(statPrefix, routes string) *hcmv3.HttpConnectionManager {
 		HttpProtocolOptions:       &corev3.Http1ProtocolOptions{EnableTrailers: true},
 		UseRemoteAddress:          wrapperspb.Bool(false),
 		SkipXffAppend:             true,
+	}
+}
+
+// end is the end of a chain of filters. What gRPC says of a call stands in the trailers
+// of an answer of 200, which nothing but this filter counts. Behind the permission: what
+// that denies is counted there.
+func end(p ir.Protocol) []*hcmv3.HttpFilter {
+	if p != ir.GRPC {
+		return []*hcmv3.HttpFilter{router()}
+	}
+	return []*hcmv3.HttpFilter{
+		{Name: "envoy.filters.http.grpc_stats", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: pack(&grpcstatsv3.FilterConfig{
+			// By service and method there is no bound on how many counters callers make.
+			PerMethodStatSpecifier: &grpcstatsv3.FilterConfig_StatsForAllMethods{StatsForAllMethods: wrapperspb.Bool(false)},
+		})}},
+		router(),
 	}
 }
 

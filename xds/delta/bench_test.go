@@ -6,21 +6,23 @@ import (
 	"io"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"google.golang.org/grpc"
 )
 
 // peer is a proxy that accepts everything, without a network: what is measured is
 // the server's.
 type peer struct {
-	grpc.ServerStream
+	discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer
 	ctx context.Context
 	in  chan *discoveryv3.DeltaDiscoveryRequest
+	// stuck answers what it does not take.
+	stuck atomic.Bool
 }
 
 func (p *peer) Context() context.Context { return p.ctx }
@@ -34,14 +36,28 @@ func (p *peer) Recv() (*discoveryv3.DeltaDiscoveryRequest, error) {
 	}
 }
 
-func (p *peer) Send(resp *discoveryv3.DeltaDiscoveryResponse) error {
+func (p *peer) SendMsg(m any) error {
+	resp := sent(m)
 	p.in <- &discoveryv3.DeltaDiscoveryRequest{TypeUrl: resp.TypeUrl, ResponseNonce: resp.Nonce}
+	if p.stuck.Load() {
+		<-p.ctx.Done()
+		return io.EOF
+	}
 	return nil
+}
+
+// sent is the response that a message is.
+func sent(m any) *discoveryv3.DeltaDiscoveryResponse {
+	if r, ok := m.(*printed); ok {
+		return r.DeltaDiscoveryResponse
+	}
+	return m.(*discoveryv3.DeltaDiscoveryResponse)
 }
 
 // crowd is a server with many peers of one group that run the same services.
 type crowd struct {
 	server *Server
+	peers  []*peer
 	news   chan struct{}
 	set    []*Resource
 	mark   int64
@@ -78,6 +94,7 @@ func newCrowd(tb testing.TB, peers, services int) *crowd {
 		p.in <- &discoveryv3.DeltaDiscoveryRequest{TypeUrl: endpointType, ResourceNamesSubscribe: names}
 		p.in <- &discoveryv3.DeltaDiscoveryRequest{TypeUrl: listenerType}
 		p.in <- &discoveryv3.DeltaDiscoveryRequest{TypeUrl: routeType, ResourceNamesSubscribe: names}
+		c.peers = append(c.peers, p)
 		wg.Go(func() { c.server.DeltaAggregatedResources(p) })
 	}
 	c.stop = func() { cancel(); wg.Wait() }

@@ -16,7 +16,6 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	statuspb "google.golang.org/genproto/googleapis/rpc/status"
-	"google.golang.org/grpc"
 )
 
 // moody is a proxy that takes its time to answer, refuses what is bad (or anything,
@@ -34,7 +33,7 @@ type moody struct {
 
 // line is one stream, as the server and the proxy hold it.
 type line struct {
-	grpc.ServerStream
+	discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer
 	ctx  context.Context
 	hang context.CancelFunc
 	in   chan *discoveryv3.DeltaDiscoveryRequest
@@ -52,9 +51,9 @@ func (l *line) Recv() (*discoveryv3.DeltaDiscoveryRequest, error) {
 	}
 }
 
-func (l *line) Send(resp *discoveryv3.DeltaDiscoveryResponse) error {
+func (l *line) SendMsg(m any) error {
 	select {
-	case l.out <- resp:
+	case l.out <- sent(m):
 		return nil
 	case <-l.ctx.Done():
 		return io.EOF

@@ -213,23 +213,34 @@ func (g *group) notify(settled bool) {
 func (g *group) progress() []Progress {
 	list := g.settled
 	g.settled, g.notified = nil, false
+	var behind []string
 	for _, p := range g.open {
 		shown := p.Progress
 		shown.Rejections = slices.Clone(p.Rejections)
 		slices.SortFunc(shown.Rejections, compareRejections)
-		for st := range g.streams {
-			if st.done < p.version {
-				shown.BehindNodes = append(shown.BehindNodes, st.node.id)
-			}
-			if len(shown.BehindNodes) == maxShown {
-				break
-			}
+		if len(behind) < min(p.Behind, maxShown) { // who is behind with an older one is behind with this one
+			behind = g.behind(p.version)
 		}
-		slices.Sort(shown.BehindNodes)
+		shown.BehindNodes = behind
 		list = append(list, shown)
 	}
 	slices.SortStableFunc(list, func(a, b Progress) int { return cmp.Compare(a.Mark, b.Mark) })
 	return list
+}
+
+// behind names nodes that are not done with a version, sorted.
+func (g *group) behind(version int64) []string {
+	var names []string
+	for st := range g.streams {
+		if st.done < version {
+			names = append(names, st.node.id)
+		}
+		if len(names) == maxShown {
+			break
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 func compareRejections(a, b Rejection) int {

@@ -16,8 +16,8 @@ func (s *Server) handle(st *stream, req *discoveryv3.DeltaDiscoveryRequest) erro
 		return err
 	}
 	s.mu.Lock()
-	err := st.handle(req, s.now())
-	if !st.isSettled() || len(st.node.spoilt) > 0 {
+	settled, err := st.handle(req, s.now())
+	if !settled || len(st.node.spoilt) > 0 {
 		st.wakeUp()
 	}
 	s.unlock()
@@ -28,17 +28,11 @@ func check(req *discoveryv3.DeltaDiscoveryRequest) error {
 	if req.TypeUrl == "" || len(req.TypeUrl) > maxName {
 		return status.Errorf(codes.InvalidArgument, "type_url: 1 to %d bytes, got %d", maxName, len(req.TypeUrl))
 	}
-	for field, names := range map[string][]string{
-		"resource_names_subscribe": req.ResourceNamesSubscribe, "resource_names_unsubscribe": req.ResourceNamesUnsubscribe,
-	} {
-		if len(names) > maxNames {
-			return status.Errorf(codes.InvalidArgument, "%s: %d names, at most %d are taken at once", field, len(names), maxNames)
-		}
-		for _, name := range names {
-			if len(name) > maxName {
-				return status.Errorf(codes.InvalidArgument, "%s: a name of %d bytes, at most %d are taken", field, len(name), maxName)
-			}
-		}
+	if err := checkNames("resource_names_subscribe", req.ResourceNamesSubscribe); err != nil {
+		return err
+	}
+	if err := checkNames("resource_names_unsubscribe", req.ResourceNamesUnsubscribe); err != nil {
+		return err
 	}
 	if n := len(req.InitialResourceVersions); n > maxSubscribe {
 		return status.Errorf(codes.InvalidArgument, "initial_resource_versions: %d, at most %d are taken", n, maxSubscribe)
@@ -46,19 +40,32 @@ func check(req *discoveryv3.DeltaDiscoveryRequest) error {
 	return nil
 }
 
-func (st *stream) handle(req *discoveryv3.DeltaDiscoveryRequest, now time.Time) error {
+func checkNames(field string, names []string) error {
+	if len(names) > maxNames {
+		return status.Errorf(codes.InvalidArgument, "%s: %d names, at most %d are taken at once", field, len(names), maxNames)
+	}
+	for _, name := range names {
+		if len(name) > maxName {
+			return status.Errorf(codes.InvalidArgument, "%s: a name of %d bytes, at most %d are taken", field, len(name), maxName)
+		}
+	}
+	return nil
+}
+
+// handle says whether the stream is settled with it.
+func (st *stream) handle(req *discoveryv3.DeltaDiscoveryRequest, now time.Time) (settled bool, err error) {
 	if st.reason != nil {
-		return st.reason
+		return false, st.reason
 	}
 	if st.landed(req, now) {
-		return nil
+		return st.settle(now), nil
 	}
 	st.book()
 	t := st.types[req.TypeUrl]
 	first := t == nil || t.unasked
 	if first {
 		if t == nil && len(st.types) == maxTypes {
-			return status.Errorf(codes.InvalidArgument, "type_url: more than %d types", maxTypes)
+			return false, status.Errorf(codes.InvalidArgument, "type_url: more than %d types", maxTypes)
 		}
 		if t == nil {
 			t = newTypeState(req.TypeUrl)
@@ -68,7 +75,7 @@ func (st *stream) handle(req *discoveryv3.DeltaDiscoveryRequest, now time.Time) 
 		st.greeted(t, req)
 	}
 	if err := st.subscribe(t, req, first); err != nil {
-		return err
+		return false, err
 	}
 	if clusters := st.types[clusterType]; first && t.typeURL == endpointType && clusters != nil {
 		for _, f := range clusters.flights {
@@ -80,8 +87,7 @@ func (st *stream) handle(req *discoveryv3.DeltaDiscoveryRequest, now time.Time) 
 			st.answered(t, f, req, now)
 		}
 	}
-	st.settle(now) // the writer is not woken for this
-	return nil
+	return st.settle(now), nil // the writer is not woken for this
 }
 
 func (st *stream) enlist(t *typeState) {
@@ -240,7 +246,7 @@ func (st *stream) answered(t *typeState, f *flight, req *discoveryv3.DeltaDiscov
 	if t.typeURL == clusterType {
 		st.stuck = false
 	}
-	s.metrics.acks.WithLabelValues(short(t.typeURL)).Observe(now.Sub(f.sent).Seconds())
+	s.metrics.of(t.typeURL).acks.Observe(now.Sub(f.sent).Seconds())
 	if req.ErrorDetail == nil {
 		for name := range f.items {
 			st.accepted(t, f, name)
@@ -250,7 +256,7 @@ func (st *stream) answered(t *typeState, f *flight, req *discoveryv3.DeltaDiscov
 		}
 		return
 	}
-	s.metrics.nacks.WithLabelValues(short(t.typeURL)).Inc()
+	s.metrics.of(t.typeURL).nacks.Inc()
 	reason := req.ErrorDetail.GetMessage()
 	if len(reason) > maxReason {
 		reason = strings.ToValidUTF8(reason[:maxReason], "")

@@ -14,6 +14,9 @@ const (
 	maxExpired  = 64      // unanswered CDS responses that are remembered
 	// perCluster is added to the timeout of a CDS response for each cluster: warming takes its time.
 	perCluster = 2 * time.Millisecond
+	// answerTime is for how long the next response waits for the answer to a wave: a proxy
+	// that is busy gets all that came meanwhile in one, and one that is not answers at once.
+	answerTime = 250 * time.Millisecond
 	// lackingTime is for how long what leads to a refused cluster waits for a verdict.
 	lackingTime = 250 * time.Millisecond
 )
@@ -26,8 +29,13 @@ func (st *stream) next(now time.Time) (*discoveryv3.DeltaDiscoveryResponse, time
 	if resp, wait := st.ride(now); resp != nil || !wait.IsZero() {
 		return resp, wait
 	}
-	if st.riding != nil && st.seen == st.node.group.version && !st.pending() {
-		return nil, time.Time{}
+	if st.riding != nil && !st.pending() {
+		if st.seen == st.node.group.version {
+			return nil, time.Time{}
+		}
+		if limit := st.riding.flights[0].sent.Add(answerTime); now.Before(limit) {
+			return nil, limit
+		}
 	}
 	st.book()
 	st.catchUp()
@@ -337,7 +345,7 @@ func (st *stream) launch(t *typeState, f *flight, now time.Time) *discoveryv3.De
 		st.followed(f)
 	}
 	f.resources, f.removed = nil, nil
-	st.server.metrics.pushes.WithLabelValues(short(t.typeURL)).Inc()
+	st.server.metrics.of(t.typeURL).pushes.Inc()
 	return resp
 }
 

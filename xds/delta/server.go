@@ -2,6 +2,7 @@ package delta
 
 import (
 	"log/slog"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -41,6 +42,7 @@ type Server struct {
 	names     *registry // of all streams
 	events    []func()
 	flushing  bool
+	dispatch  dispatch
 }
 
 // proof is a version of a resource that some Envoy has accepted.
@@ -100,6 +102,7 @@ func New(cfg Config) *Server {
 		cfg: cfg, metrics: newMetrics(cfg.Registerer), now: time.Now,
 		nodes: map[string]*node{}, refusing: map[*node]struct{}{}, groups: map[string]*group{}, waiting: map[string]chan struct{}{}, proven: map[proof]struct{}{}, trials: map[proof]*trial{},
 		retired: map[proof]struct{}{}, contested: map[proof]bool{}, names: newRegistry(),
+		dispatch: dispatch{most: runtime.GOMAXPROCS(0)},
 	}
 }
 

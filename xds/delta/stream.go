@@ -43,8 +43,8 @@ type stream struct {
 	holding time.Time      // since when removals of clusters wait
 	until   time.Time      // when to look again at what canaries try
 	peer    sender         // nil until it is served
-	sending bool           // a goroutine sends, and looks again before it ends; or will, with the peer
-	senders sync.WaitGroup // that goroutine
+	sending bool           // it is queued, or somebody sends on it and will look again; or will, with the peer
+	senders sync.WaitGroup // that one
 	alarm   *time.Timer    // has it look again
 	ended   chan struct{}
 	reason  error      // set before ended is closed
@@ -54,7 +54,7 @@ type stream struct {
 }
 
 type sender interface {
-	Send(*discoveryv3.DeltaDiscoveryResponse) error
+	SendMsg(any) error
 }
 
 // StreamAggregatedResources refuses the state-of-the-world form.
@@ -64,8 +64,7 @@ func (s *Server) StreamAggregatedResources(discoveryv3.AggregatedDiscoveryServic
 
 // DeltaAggregatedResources serves one stream until the peer goes, its node is
 // unassigned, or another stream of the node takes its place. It waits; a second
-// goroutine reads, and ends with the stream, and a third sends while there is
-// something to send.
+// goroutine reads, and ends with the stream.
 func (s *Server) DeltaAggregatedResources(peer discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
 	if err := s.admit(); err != nil {
 		return err
@@ -150,61 +149,6 @@ func firstRequest(peer discoveryv3.AggregatedDiscoveryService_DeltaAggregatedRes
 	case <-late.C:
 		return nil, status.Errorf(codes.DeadlineExceeded, "no request within %s", firstWait)
 	}
-}
-
-// wakeUp has a goroutine look what there is to send, unless one is at it. The caller
-// holds the lock. What accumulates while the peer takes nothing is marks.
-func (st *stream) wakeUp() {
-	if st.sending || st.reason != nil {
-		return
-	}
-	st.sending = true
-	if st.peer != nil {
-		st.senders.Add(1)
-		go st.send()
-	}
-}
-
-// send sends what there is to send, and ends.
-func (st *stream) send() {
-	defer st.senders.Done()
-	s := st.server
-	for {
-		s.mu.Lock()
-		var resp *discoveryv3.DeltaDiscoveryResponse
-		if st.reason == nil {
-			var until time.Time
-			now := s.now()
-			if resp, until = st.next(now); resp == nil && !until.IsZero() {
-				st.lookAgain(until.Sub(now))
-			}
-		}
-		st.sending = resp != nil
-		s.unlock()
-		if resp == nil {
-			return
-		}
-		if err := st.peer.Send(resp); err != nil {
-			s.mu.Lock()
-			st.sending = false
-			st.end(err)
-			s.mu.Unlock()
-			return
-		}
-	}
-}
-
-// lookAgain wakes the stream up after a while.
-func (st *stream) lookAgain(after time.Duration) {
-	if st.alarm != nil {
-		st.alarm.Reset(after)
-		return
-	}
-	st.alarm = time.AfterFunc(after, func() {
-		st.server.mu.Lock()
-		defer st.server.mu.Unlock()
-		st.wakeUp()
-	})
 }
 
 func (s *Server) admit() error {
@@ -356,9 +300,10 @@ func (st *stream) isSettled() bool {
 	return (st.types[clusterType] != nil || !v.has(clusterType)) && (st.types[listenerType] != nil || !v.has(listenerType))
 }
 
-func (st *stream) settle(now time.Time) {
+// settle books that the stream is settled, if it is.
+func (st *stream) settle(now time.Time) bool {
 	if !st.isSettled() {
-		return
+		return false
 	}
 	v := st.view()
 	if st.settled == nil && st.server.cfg.OnInSync != nil {
@@ -377,6 +322,7 @@ func (st *stream) settle(now time.Time) {
 		}
 	}
 	st.node.group.advance(st, now)
+	return true
 }
 
 func (st *stream) refusing(typeURL string) bool {

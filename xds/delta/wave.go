@@ -29,12 +29,14 @@ type course struct {
 	names [carrierTypes]*sharedNames
 }
 
-// wave is one response to many streams. It does not change, but for tested and accepted.
+// wave is one response to many streams. What it says does not change.
 type wave struct {
 	typeURL   string
 	items     map[string]string
 	resources []*Resource
-	response  *discoveryv3.DeltaDiscoveryResponse
+	size      int // of the resources, in bytes
+	response  *printed
+	riders    int // streams that it was sent on
 	layers    []*Set
 	urgent    bool
 	// At how many refusals all of it was found to be accepted, and its acceptance booked.
@@ -60,8 +62,25 @@ func (st *stream) ride(now time.Time) (*discoveryv3.DeltaDiscoveryResponse, time
 	f := &flight{nonce: w.response.Nonce, items: w.items, sent: now, wave: w, view: &view{layers: w.layers, own: st.node.own}}
 	t.flights, t.held = append(t.flights, f), time.Time{}
 	st.riding, st.seen = t, g.version
-	st.server.metrics.pushes.WithLabelValues(short(t.typeURL)).Inc()
-	return w.response, time.Time{}
+	w.riders++
+	st.server.metrics.of(t.typeURL).pushes.Inc()
+	return w.response.DeltaDiscoveryResponse, time.Time{}
+}
+
+// message is a response as it is sent, one with several riders marshalled once, and
+// whether it is a wave that a dispatcher sends.
+func (st *stream) message(resp *discoveryv3.DeltaDiscoveryResponse) (msg any, small bool) {
+	if st.riding == nil {
+		return resp, false
+	}
+	w := st.riding.flights[0].wave
+	if w.response.DeltaDiscoveryResponse != resp {
+		return resp, false
+	}
+	if w.riders > 1 {
+		return w.response, w.size <= maxInline
+	}
+	return resp, w.size <= maxInline
 }
 
 // waits is until when a stream waits for others to try what nobody has accepted of a
@@ -119,7 +138,7 @@ func (st *stream) wave() *wave {
 	if w == nil || st.types[w.typeURL] == nil {
 		return nil
 	}
-	if own := st.node.own; own != nil && len(own.types[w.typeURL]) > 0 {
+	if own := st.node.own; own.of(w.typeURL) != nil {
 		for name := range w.items {
 			if own.Get(w.typeURL, name) != nil {
 				return nil
@@ -134,7 +153,7 @@ func (st *stream) wave() *wave {
 func (g *group) wave(st *stream) *wave {
 	w := &wave{layers: g.layers}
 	v := view{layers: g.layers}
-	simple, size := true, 0
+	simple := true
 	var urgencies [2]bool
 	types := carriers()
 	remembered := g.since(st.seen, func(k Key, urgent bool) {
@@ -159,7 +178,7 @@ func (g *group) wave(st *stream) *wave {
 			w.typeURL = k.TypeURL
 			enter(&w.items, k.Name, r.Version)
 			w.resources = append(w.resources, r)
-			size += len(r.Body)
+			w.size += len(r.Body)
 		}
 		if urgent {
 			urgencies[1] = true
@@ -169,11 +188,11 @@ func (g *group) wave(st *stream) *wave {
 	})
 	simple = simple && !(urgencies[0] && urgencies[1]) // what is urgent goes before what is not
 	w.urgent = urgencies[1]
-	if !remembered || !simple || len(w.resources) == 0 || size > maxResponse && len(w.resources) > 1 {
+	if !remembered || !simple || len(w.resources) == 0 || w.size > maxResponse && len(w.resources) > 1 {
 		return nil
 	}
 	slices.SortFunc(w.resources, func(a, b *Resource) int { return compareKeys(Key{Name: a.Name}, Key{Name: b.Name}) })
-	w.response = responseOf(w.typeURL, "w"+strconv.FormatInt(g.version, 10), g.mark, w.resources)
+	w.response = &printed{DeltaDiscoveryResponse: responseOf(w.typeURL, "w"+strconv.FormatInt(g.version, 10), g.mark, w.resources)}
 	return w
 }
 
@@ -203,7 +222,7 @@ func (st *stream) landed(req *discoveryv3.DeltaDiscoveryRequest, now time.Time) 
 	}
 	s := st.server
 	t.flights, t.base, t.answered, st.riding = nil, f.view, now, nil
-	s.metrics.acks.WithLabelValues(short(t.typeURL)).Observe(now.Sub(f.sent).Seconds())
+	s.metrics.of(t.typeURL).acks.Observe(now.Sub(f.sent).Seconds())
 	if w := f.wave; w.booked != s.refusals+1 {
 		w.booked = s.refusals + 1
 		v := st.view()
@@ -213,7 +232,6 @@ func (st *stream) landed(req *discoveryv3.DeltaDiscoveryRequest, now time.Time) 
 			s.acquit(st.node.group, k, version)
 		}
 	}
-	st.settle(now)
 	return true
 }
 

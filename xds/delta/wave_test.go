@@ -187,6 +187,8 @@ func TestWaveIsOvertaken(t *testing.T) {
 	}
 	c.move(3, "1", "1", res(clusterType, "n", "1")) // back to what it was, and more than a wave
 	for _, k := range c.all {
+		k.expect("nothing while its answer may come")
+		k.now = k.now.Add(answerTime)
 		k.ack(append(held[k], k.expect("all of it", "cds n@1", "eds a@1")...)...)
 	}
 	c.settled(3)
@@ -212,6 +214,24 @@ func TestWaveIsOvertaken(t *testing.T) {
 		k.ack(k.expect("back again", "cds m@1", "eds a@4")...)
 	}
 	c.settled(7)
+}
+
+// Who has not answered gets what comes meanwhile in one response, as soon as it answers.
+func TestWaveIsAnsweredBeforeTheNext(t *testing.T) {
+	c := fleet(t)
+	c.move(2, "2", "1")
+	held := map[*talk][]*discoveryv3.DeltaDiscoveryResponse{}
+	for _, k := range c.all {
+		held[k] = k.expect("what changed", "eds a@2")
+	}
+	c.move(3, "2", "3")
+	c.move(4, "4", "3")
+	for _, k := range c.all {
+		k.expect("nothing yet")
+		k.ack(held[k]...)
+		k.ack(k.expect("all that came", "eds a@4", "eds b@3")...)
+	}
+	c.settled(4)
 }
 
 func TestWaveIsForThoseWhoAskedForTheSame(t *testing.T) {
