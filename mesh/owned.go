@@ -1,7 +1,6 @@
 package mesh
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/binary"
@@ -10,6 +9,7 @@ import (
 	"encoding/pem"
 	"iter"
 	"maps"
+	"math/bits"
 	"regexp"
 	"slices"
 	"strconv"
@@ -231,23 +231,13 @@ func FactDigest(r Resource) [sha256.Size]byte {
 }
 
 // FactSet is the digests of a set of facts, and the digest over all of them. What a
-// change costs does not grow with the set, but for the sum over it. Not safe for
-// concurrent use.
+// change costs does not grow with the set. Not safe for concurrent use.
 type FactSet struct {
 	of map[Key][sha256.Size]byte
-	// sorted digests, but for edits.
-	sorted [][sha256.Size]byte
-	edits  []factEdit
-	digest string // of all, once it is known
+	// sum of the digests as numbers, modulo 2^256, the lowest word first. A key is in
+	// the set once, and its digest is of the key too.
+	sum [sha256.Size / 8]uint64
 }
-
-type factEdit struct {
-	digest [sha256.Size]byte
-	gone   bool
-}
-
-// manyEdits are done faster by sorting anew.
-const manyEdits = 64
 
 // NewFactSet is an empty set.
 func NewFactSet() *FactSet { return &FactSet{of: map[Key][sha256.Size]byte{}} }
@@ -266,60 +256,41 @@ func (s *FactSet) Len() int { return len(s.of) }
 
 // Put adds a fact, or replaces it.
 func (s *FactSet) Put(k Key, digest [sha256.Size]byte) {
-	if old, ok := s.of[k]; ok && old == digest {
-		return
-	}
 	s.Remove(k)
 	s.of[k] = digest
-	s.edit(factEdit{digest: digest})
+	carry := uint64(0)
+	for i := range s.sum {
+		s.sum[i], carry = bits.Add64(s.sum[i], word(digest, i), carry)
+	}
 }
 
 // Remove takes a fact out.
 func (s *FactSet) Remove(k Key) {
-	if digest, ok := s.of[k]; ok {
-		delete(s.of, k)
-		s.edit(factEdit{digest: digest, gone: true})
+	digest, ok := s.of[k]
+	if !ok {
+		return
+	}
+	delete(s.of, k)
+	borrow := uint64(0)
+	for i := range s.sum {
+		s.sum[i], borrow = bits.Sub64(s.sum[i], word(digest, i), borrow)
 	}
 }
 
-func (s *FactSet) edit(e factEdit) {
-	s.digest = ""
-	if len(s.edits) <= manyEdits {
-		s.edits = append(s.edits, e)
-	}
-}
+func word(digest [sha256.Size]byte, i int) uint64 { return binary.LittleEndian.Uint64(digest[8*i:]) }
 
 // Clone is a set of its own.
-func (s *FactSet) Clone() *FactSet {
-	return &FactSet{of: maps.Clone(s.of), sorted: slices.Clone(s.sorted), edits: slices.Clone(s.edits), digest: s.digest}
-}
+func (s *FactSet) Clone() *FactSet { return &FactSet{of: maps.Clone(s.of), sum: s.sum} }
 
 // Digest over the set, as 64 lower-case hex characters. Zone and global compare
 // theirs to know that nothing has to be sent.
 func (s *FactSet) Digest() string {
-	if s.digest != "" {
-		return s.digest
+	text := binary.LittleEndian.AppendUint64(make([]byte, 0, 8+sha256.Size), uint64(len(s.of)))
+	for _, w := range s.sum {
+		text = binary.LittleEndian.AppendUint64(text, w)
 	}
-	compare := func(a, b [sha256.Size]byte) int { return bytes.Compare(a[:], b[:]) }
-	if len(s.edits) > manyEdits {
-		s.sorted = slices.SortedFunc(maps.Values(s.of), compare)
-	} else {
-		for _, e := range s.edits {
-			i, _ := slices.BinarySearchFunc(s.sorted, e.digest, compare)
-			if e.gone {
-				s.sorted = slices.Delete(s.sorted, i, i+1)
-			} else {
-				s.sorted = slices.Insert(s.sorted, i, e.digest)
-			}
-		}
-	}
-	s.edits = s.edits[:0]
-	h := sha256.New()
-	for i := range s.sorted {
-		h.Write(s.sorted[i][:])
-	}
-	s.digest = hex.EncodeToString(h.Sum(nil))
-	return s.digest
+	digest := sha256.Sum256(text)
+	return hex.EncodeToString(digest[:])
 }
 
 // FactsDigest is the digest over a set of normalized facts.

@@ -44,7 +44,7 @@ func TestFactSet(t *testing.T) {
 	set, other := NewFactSet(), NewFactSet()
 	want := map[Key]Resource{}
 	for range 200 {
-		for range 1 + rnd.IntN(2*manyEdits) {
+		for range 1 + rnd.IntN(100) {
 			r := factFor(fmt.Sprint(rnd.IntN(100)))
 			r.Labels["v"] = fmt.Sprint(rnd.IntN(3))
 			if rnd.IntN(3) == 0 {

@@ -71,6 +71,7 @@ func (e *engine) classFor(c *ir.Class) *class {
 	if x == nil {
 		x = &class{ir: c, unit: unitOf("class", c.ID), members: map[mesh.Key]*proxy{}}
 		e.classes[c.ID] = x
+		e.vacant[c.ID] = true
 		e.dirty[x.unit] = true
 	}
 	return x
@@ -91,7 +92,11 @@ func (e *engine) due(kind string) []world.Unit {
 
 // compileSets brings endpoint sets up to date. Those who lost a host are urgent.
 func (e *engine) compileSets(b *batch) {
-	changed := map[*layer]bool{} // the value says urgent
+	type change struct {
+		urgent    bool
+		resources []*delta.Resource
+	}
+	changed := map[*layer]*change{}
 	for _, u := range e.due("set") {
 		s := e.sets[strings.TrimPrefix(string(u), "set/")]
 		if s == nil {
@@ -102,13 +107,17 @@ func (e *engine) compileSets(b *batch) {
 			continue
 		}
 		for l := range s.layers {
-			changed[l] = changed[l] || urgent
+			if changed[l] == nil {
+				changed[l] = &change{}
+			}
+			changed[l].urgent = changed[l].urgent || urgent
+			changed[l].resources = append(changed[l].resources, s.resource)
 		}
 	}
-	for l, urgent := range changed {
-		l.build()
+	for l, x := range changed {
+		l.set = l.set.With(x.resources...)
 		for c := range l.users {
-			b.publish[c.ir.ID] = b.publish[c.ir.ID] || urgent
+			b.publish[c.ir.ID] = b.publish[c.ir.ID] || x.urgent
 		}
 	}
 }
@@ -503,8 +512,11 @@ func (e *engine) tighten(b *batch, results []compiled) map[string]uint64 {
 
 // release forgets classes and services that nobody is left of.
 func (e *engine) release(b *batch) {
-	for id, c := range e.classes {
-		if len(c.members) > 0 {
+	vacant := e.vacant
+	e.vacant = map[string]bool{}
+	for id := range vacant {
+		c := e.classes[id]
+		if c == nil || len(c.members) > 0 {
 			continue
 		}
 		delete(e.classes, id)

@@ -110,6 +110,7 @@ type engine struct {
 	named       map[string]map[string]bool
 	classes     map[string]*class
 	faulty      map[string]bool // classes of which a compile could not honour everything
+	vacant      map[string]bool // classes that may have no members
 	sets        map[string]*set
 	layers      map[string]*layer
 	bundles     map[string]*bundle
@@ -222,7 +223,7 @@ func newEngine(cfg engineConfig) (*engine, error) {
 		cfg: cfg, log: cfg.log, metrics: newMetrics(cfg.registerer), world: world.New(cfg.zone),
 		ops: make(chan *op, queueLength), stopped: make(chan struct{}),
 		dirty: map[world.Unit]bool{}, units: map[world.Unit]*unit{},
-		proxies: map[mesh.Key]*proxy{}, named: map[string]map[string]bool{}, classes: map[string]*class{}, faulty: map[string]bool{},
+		proxies: map[mesh.Key]*proxy{}, named: map[string]map[string]bool{}, classes: map[string]*class{}, faulty: map[string]bool{}, vacant: map[string]bool{},
 		sets: map[string]*set{}, layers: map[string]*layer{}, bundles: map[string]*bundle{},
 		authorities: map[authorityKey]ca.Slots{}, domains: map[string][]string{},
 		synced: map[mesh.Key]bool{}, kept: map[mesh.Key]mesh.Resource{}, files: map[mesh.Key]mesh.Resource{}, authored: map[mesh.Key]bool{}, hidden: map[mesh.Key]mesh.Resource{}, changed: map[mesh.Key]span{},

@@ -35,7 +35,7 @@ func (e *engine) copy() *copied {
 		cfg: e.cfg, log: slog.New(slog.DiscardHandler), metrics: newMetrics(nil), world: e.world.Fork(), session: e.session,
 		stopped: make(chan struct{}),
 		dirty:   maps.Clone(e.dirty), units: make(map[world.Unit]*unit, len(e.units)),
-		proxies: make(map[mesh.Key]*proxy, len(e.proxies)), census: e.census, named: maps.Clone(e.named), classes: make(map[string]*class, len(e.classes)), faulty: maps.Clone(e.faulty),
+		proxies: make(map[mesh.Key]*proxy, len(e.proxies)), census: e.census, named: maps.Clone(e.named), classes: make(map[string]*class, len(e.classes)), faulty: maps.Clone(e.faulty), vacant: maps.Clone(e.vacant),
 		sets: make(map[string]*set, len(e.sets)), layers: make(map[string]*layer, len(e.layers)), bundles: maps.Clone(e.bundles),
 		built: e.built, memo: e.memo, authorities: maps.Clone(e.authorities), domains: maps.Clone(e.domains),
 		synced: maps.Clone(e.synced), kept: maps.Clone(e.kept), files: maps.Clone(e.files),

@@ -323,6 +323,12 @@ func (m members) Leave(key mesh.Key, instance string, clean bool) {
 	_ = m.e.post(nil, &op{run: func(b *batch) { m.e.leave(b, key, instance, clean) }})
 }
 
+// quit takes a proxy out of its class, of which it may be the last member.
+func (e *engine) quit(p *proxy) {
+	delete(p.class.members, p.resource.Key)
+	e.vacant[p.class.ir.ID] = true
+}
+
 // forget ends a membership.
 func (e *engine) forget(b *batch, p *proxy) {
 	key := p.resource.Key
@@ -336,7 +342,7 @@ func (e *engine) forget(b *batch, p *proxy) {
 	e.liveness.back(key)
 	b.local = append(b.local, e.drop(p.unit)...)
 	if p.class != nil {
-		delete(p.class.members, key)
+		e.quit(p)
 	}
 	b.after = append(b.after, func() {
 		if _, back := e.members.Load(p.node); !back {
@@ -504,7 +510,7 @@ func (e *engine) classify(b *batch, p *proxy) {
 	}
 	next := e.classFor(c)
 	if p.class != nil {
-		delete(p.class.members, p.resource.Key)
+		e.quit(p)
 		b.moves[move{p.class.ir.ID, c.ID}] = true
 	}
 	p.class, p.own, p.owns = next, own, false

@@ -66,19 +66,26 @@ func (i inspector) plan(ctx context.Context, q wire.Question, w io.Writer) error
 	return json.NewEncoder(w).Encode(out)
 }
 
-// guarded is preview, of which a defect ends the plan and not the zone: a fork
-// shares nothing that it may change.
+// guarded is preview, of which a defect ends the plan and not the zone.
 func (f *engine) guarded(p wire.Plan, log *slog.Logger) (out *wire.Preview, err error) {
+	err = contained(log, func() { out = f.preview(p) })
+	if err == nil && out == nil {
+		err = errLeft
+	}
+	return out, err
+}
+
+// contained runs what a fork does: it shares nothing that it may change, so a defect ends
+// the question and not the zone.
+func contained(log *slog.Logger, run func()) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			log.Error("a plan failed", "panic", r, "stack", string(debug.Stack()))
 			err = errors.New("the zone cannot preview this change; its log says why")
 		}
 	}()
-	if out = f.preview(p); out == nil {
-		return nil, errLeft
-	}
-	return out, nil
+	run()
+	return nil
 }
 
 // errLeft ends a preview that nobody waits for.
@@ -94,20 +101,25 @@ func (f *engine) preview(p wire.Plan) *wire.Preview {
 		return nil
 	}
 	before := f.outcome()
-	changes := make([]mesh.Change, len(p.Changes))
-	for i := range p.Changes {
-		changes[i] = p.Changes[i].Change()
-	}
-	at := *f.position.Load()
-	next := at
-	next.Revision = max(next.Revision, 1) // global asks, so there is one
-	f.process([]*op{{run: func(b *batch) { f.take(b, next, f.mark, changes) }, done: func(error) {}}})
+	at := f.position.Load().Revision
+	f.foresee(p.Changes)
 	if f.isLeft() {
 		return nil
 	}
 	out := f.compare(before, f.outcome(), p.Envoy)
-	out.Revision = at.Revision
+	out.Revision = at
 	return out
+}
+
+// foresee takes a change into a fork.
+func (f *engine) foresee(planned []wire.PlannedChange) {
+	changes := make([]mesh.Change, len(planned))
+	for i := range planned {
+		changes[i] = planned[i].Change()
+	}
+	next := *f.position.Load()
+	next.Revision = max(next.Revision, 1) // global asks, so there is one
+	f.process([]*op{{run: func(b *batch) { f.take(b, next, f.mark, changes) }, done: func(error) {}}})
 }
 
 // adoptEveryone gives pods a class whose agents are with other instances of the
