@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -29,14 +30,19 @@ func zoneName(z int) string { return fmt.Sprintf("zone-%d", z) }
 
 func zoneHost(z int) string { return fmt.Sprintf("127.88.%d.1", z) }
 
+// firstProxies are those that a zone is measured with before the others come.
+const firstProxies = 10
+
 // plane is a running program.
 type plane struct {
 	name string
 	log  string
 	cmd  *exec.Cmd
 	done chan struct{}
-	// bare is its memory before anybody connected.
-	bare proc
+	// base is its memory while first proxies, the first of them, were all that it had:
+	// what a process needs once, whoever connects, is no proxy's.
+	base  proc
+	first int
 }
 
 // world is a global, its zones and their fleets.
@@ -61,10 +67,11 @@ type world struct {
 	down map[int]bool
 }
 
-// wire is what one change was for each proxy, and how long it took.
+// wire is what one change was for each of the proxies that it reached, how long it took,
+// and what each took of the control plane's processor.
 type wire struct {
-	bytes int
-	p50   time.Duration
+	bytes, proxies int
+	p50, cpu       time.Duration
 }
 
 // launch starts a program; its output goes to a file.
@@ -166,7 +173,6 @@ func (w *world) start(ctx context.Context) error {
 	if w.api, err = connect(filepath.Join(w.dir, "global"), "https://"+globalHost+":5682"); err != nil {
 		return err
 	}
-	w.global.bare = w.global.usage()
 	for z := 1; z <= w.scenario.Topology.Zones; z++ {
 		if err := w.startZone(ctx, z); err != nil {
 			return err
@@ -184,6 +190,16 @@ func (w *world) start(ctx context.Context) error {
 		specs, err := w.specs(ctx, z)
 		if err != nil {
 			return err
+		}
+		if at := slices.IndexFunc(w.scenario.Steps, func(s step) bool { return s.Do == "memory" }); at >= 0 {
+			first, plane := min(firstProxies, len(specs)), w.zones[z-1]
+			if err := w.fleets[z-1].Add(specs[:first]...); err != nil {
+				return err
+			}
+			if err := w.fleets[z-1].Settle(ctx, w.scenario.Steps[at].For); err != nil {
+				return err
+			}
+			plane.base, plane.first, specs = plane.usage(), first, specs[first:]
 		}
 		// Who is called comes first, as it does in life: else everybody is told of each
 		// new service by itself, which is another measurement.
@@ -230,7 +246,6 @@ func (w *world) startZone(ctx context.Context, z int) error {
 	if err != nil {
 		return err
 	}
-	p.bare = p.usage()
 	w.fleets = append(w.fleets, load.New(context.WithoutCancel(ctx), load.Config{Address: zoneHost(z) + ":5678", TLS: &tls.Config{RootCAs: roots, ServerName: zoneHost(z)}}))
 	return nil
 }
@@ -333,7 +348,7 @@ func (w *world) specs(ctx context.Context, z int) ([]load.Spec, error) {
 			if err != nil {
 				return nil, err
 			}
-			spec.Light, spec.Own = t.Light, t.Own
+			spec.Light = t.Light
 			out = append(out, spec)
 		}
 	}

@@ -2,18 +2,12 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/tombolo-mesh/tombolo/bench/load"
-	"github.com/tombolo-mesh/tombolo/internal/serverca"
 )
 
 // runScenario brings a scenario up, takes its steps and compares with the floor;
@@ -35,8 +29,11 @@ func runScenario(ctx context.Context, dir string, s scenario) ([]row, error) {
 				return nil, err
 			}
 			for j := range more {
-				if strings.HasPrefix(st.Expect[j].Metric, "last p50") {
-					more[j].floor = floors[i]
+				switch metric := st.Expect[j].Metric; {
+				case strings.HasPrefix(metric, "last p50"):
+					more[j].floor = floors[i].time
+				case metric == "cpu" || metric == "cpu per proxy":
+					more[j].floor = floors[i].cpu
 				}
 			}
 			rows = append(rows, more...)
@@ -87,7 +84,9 @@ func once(ctx context.Context, dir string, s scenario) ([]metrics, map[int]wire,
 	fmt.Fprintf(os.Stderr, "  %d zones of %d proxies, and %d streams of others, are up after %.0f s\n", s.Topology.Zones, s.Topology.proxies(), s.Topology.Streams, time.Since(began).Seconds())
 	var out []metrics
 	for i, st := range s.Steps {
+		collect := collectLater()
 		m, err := steps()[st.Do](w, ctx, i)
+		collect()
 		if err != nil {
 			return nil, nil, fmt.Errorf("steps[%d], %s: %w", i, st.Do, err)
 		}
@@ -117,125 +116,4 @@ func judge(list []expectation, got metrics) ([]row, error) {
 		rows = append(rows, row{what: e.What, got: v, budget: e.Most, unit: e.Unit})
 	}
 	return rows, nil
-}
-
-const (
-	floorAddress = floorHost + ":5678"
-	floorControl = floorHost + ":5680"
-	floorTimes   = 10
-)
-
-func authority(dir string) (*serverca.Authority, error) {
-	a, err := serverca.New(serverca.Config{Dir: dir, Names: []string{floorHost}})
-	if err != nil {
-		return nil, err
-	}
-	return a, a.Load()
-}
-
-func serveFloor(ctx context.Context, dir string) error {
-	a, err := authority(dir)
-	if err != nil {
-		return err
-	}
-	return load.ServeFloor(ctx, floorAddress, floorControl, a.TLS())
-}
-
-// floor sends the bytes of a step's change to as many streams, from a server
-// that does nothing else, and says how many times as long the step took.
-func floor(ctx context.Context, dir string, s scenario, wires map[int]wire) (map[int]float64, error) {
-	if len(wires) == 0 {
-		return nil, nil
-	}
-	certs := filepath.Join(dir, "floor")
-	a, err := authority(certs)
-	if err != nil {
-		return nil, err
-	}
-	roots, err := poolOf(a.CAPEM())
-	if err != nil {
-		return nil, err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	server, err := launch(ctx, dir, "floor", self, "-floor", certs)
-	if err != nil {
-		return nil, err
-	}
-	defer server.stop()
-	if err := server.listens(ctx, floorAddress); err != nil {
-		return nil, err
-	}
-	f := load.New(ctx, load.Config{Address: floorAddress, TLS: &tls.Config{RootCAs: roots, ServerName: floorHost}})
-	defer f.Close()
-	n := s.Topology.Zones * s.Topology.proxies()
-	var specs []load.Spec
-	for i := range n {
-		specs = append(specs, load.Spec{Name: fmt.Sprint(i), Node: fmt.Sprint(i), Light: s.Topology.Light && i >= s.Topology.Callers})
-	}
-	if err := f.Add(specs...); err != nil {
-		return nil, err
-	}
-	if err := until(ctx, func() bool { return streams(ctx) == fmt.Sprint(n) }); err != nil {
-		return nil, fmt.Errorf("%s of %d reach the floor: %w", streams(ctx), n, err)
-	}
-	out := map[int]float64{}
-	mark := int64(0)
-	for i, x := range wires {
-		var took []time.Duration
-		before := server.usage().cpu
-		for range floorTimes {
-			w, end := f.WatchMark(mark)
-			mark++
-			began := time.Now()
-			req, err := http.NewRequestWithContext(ctx, http.MethodPost, fmt.Sprintf("http://%s/?bytes=%d", floorControl, x.bytes), nil)
-			if err != nil {
-				end()
-				return nil, err
-			}
-			resp, err := http.DefaultClient.Do(req)
-			if err != nil {
-				end()
-				return nil, err
-			}
-			resp.Body.Close()
-			bounded, cancel := context.WithTimeout(ctx, stepTime)
-			missing := w.Wait(bounded)
-			cancel()
-			end()
-			if missing > 0 {
-				return nil, fmt.Errorf("the floor did not reach %d", missing)
-			}
-			last := time.Duration(0)
-			for _, d := range w.Took(began) {
-				last = max(last, d)
-			}
-			took = append(took, last)
-		}
-		at := quantile(took, 0.5)
-		out[i] = x.p50.Seconds() * 1000 / at
-		fmt.Fprintf(os.Stderr, "  floor of %s: %d bytes to %d, %.1f ms, %.1f µs of processor each\n", s.Steps[i].Do, x.bytes, n, at,
-			(server.usage().cpu-before).Seconds()*1e6/float64(floorTimes*n))
-	}
-	return out, nil
-}
-
-// streams is how many the floor has.
-func streams(ctx context.Context) string {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+floorControl, nil)
-	if err != nil {
-		return ""
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return ""
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, 64))
-	if err != nil {
-		return ""
-	}
-	return string(text)
 }

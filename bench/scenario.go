@@ -52,9 +52,6 @@ type topology struct {
 	Policies int `yaml:"policies"`
 	// Light instances share connections: they are there to be called.
 	Light bool `yaml:"light"`
-	// Own gives each agent a connection of its own, as agents have in life. Else 16
-	// share one, which leaves more of the processor to what is measured.
-	Own bool `yaml:"own"`
 }
 
 // proxies of a zone.

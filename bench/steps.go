@@ -57,7 +57,7 @@ func (w *world) policyStep(ctx context.Context, at int) (metrics, error) {
 		responses += one.responses
 	}
 	cpu := w.spent(before)
-	w.wire[at] = wire{bytes: bytes, p50: time.Duration(quantile(seen, 0.5) * float64(time.Millisecond))}
+	w.wire[at] = wire{bytes: bytes, proxies: proxies, p50: time.Duration(quantile(seen, 0.5) * float64(time.Millisecond)), cpu: cpu / time.Duration(max(1, st.Times*proxies))}
 	return metrics{
 		"last p50": quantile(seen, 0.5), "last p99": quantile(seen, 0.99), "last max": quantile(seen, 1),
 		"each p50": quantile(all, 0.5), "reported p50": quantile(reported, 0.5), "reported max": quantile(reported, 1),
@@ -125,7 +125,7 @@ func (w *world) endpointStep(ctx context.Context, at int) (metrics, error) {
 		if i == warm {
 			before = w.usages()
 		}
-		one, err := w.endpointOnce(ctx, i)
+		one, err := w.endpointOnce(ctx, i, w.callersOf(i))
 		if err != nil {
 			return nil, err
 		}
@@ -136,7 +136,7 @@ func (w *world) endpointStep(ctx context.Context, at int) (metrics, error) {
 		bytes, proxies = one.bytes/max(1, len(one.all)), len(one.all)
 	}
 	cpu := w.spent(before)
-	w.wire[at] = wire{bytes: bytes, p50: time.Duration(quantile(last, 0.5) * float64(time.Millisecond))}
+	w.wire[at] = wire{bytes: bytes, proxies: proxies, p50: time.Duration(quantile(last, 0.5) * float64(time.Millisecond)), cpu: cpu / time.Duration(max(1, st.Times*proxies))}
 	return metrics{
 		"last p50": quantile(last, 0.5), "last p99": quantile(last, 0.99), "each p50": quantile(all, 0.5), "each p99": quantile(all, 0.99),
 		"cpu": cpu.Seconds() * 1e3 / float64(st.Times), "proxies": float64(proxies),
@@ -150,11 +150,16 @@ func endpointName(z, s int) string {
 	return mesh.KRI("msvc", "default", zoneName(z), "", service(s), "8080")
 }
 
-func (w *world) endpointOnce(ctx context.Context, i int) (change, error) {
+// callersOf are the proxies that hold the endpoints of the service that the ith change is of.
+func (w *world) callersOf(i int) []*load.Proxy {
+	return w.fleets[0].Holders(load.EndpointType, endpointName(1, i%w.scenario.Topology.Services))
+}
+
+func (w *world) endpointOnce(ctx context.Context, i int, callers []*load.Proxy) (change, error) {
 	ctx, cancel := context.WithTimeout(ctx, stepTime)
 	defer cancel()
 	s := i % w.scenario.Topology.Services
-	x, end := w.fleets[0].Watch(load.EndpointType, endpointName(1, s))
+	x, end := w.fleets[0].Watch(load.EndpointType, endpointName(1, s), callers)
 	defer end()
 	began := time.Now()
 	if err := w.fleets[0].Health(instance(s, 0), w.otherHealth(s)...); err != nil {
@@ -187,6 +192,10 @@ func (w *world) churnStep(ctx context.Context, at int) (metrics, error) {
 	if st.Rate == 0 {
 		st.Rate = 50
 	}
+	callers := make([][]*load.Proxy, w.scenario.Topology.Services)
+	for i := range callers {
+		callers[i] = w.callersOf(i)
+	}
 	before := w.usages()
 	began := time.Now()
 	tick := time.NewTicker(time.Second / time.Duration(st.Rate))
@@ -200,7 +209,7 @@ func (w *world) churnStep(ctx context.Context, at int) (metrics, error) {
 	for ; time.Since(began) < st.For; n++ {
 		i := n
 		wg.Go(func() {
-			one, err := w.endpointOnce(ctx, i)
+			one, err := w.endpointOnce(ctx, i, callers[i%len(callers)])
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -265,7 +274,8 @@ func rest(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// memoryStep divides what zones hold, above what they held when they were empty.
+// memoryStep divides what zones hold, above what they held with their first proxies,
+// among the proxies that came since.
 func (w *world) memoryStep(ctx context.Context, at int) (metrics, error) {
 	if err := rest(ctx, w.scenario.Steps[at].For); err != nil {
 		return nil, err
@@ -273,9 +283,9 @@ func (w *world) memoryStep(ctx context.Context, at int) (metrics, error) {
 	rss, own, connected := int64(0), int64(0), 0
 	for i, z := range w.zones {
 		u := z.usage()
-		rss += u.rss - z.bare.rss
-		own += u.own - z.bare.own
-		connected += w.fleets[i].Connected()
+		rss += u.rss - z.base.rss
+		own += u.own - z.base.own
+		connected += w.fleets[i].Connected() - z.first
 	}
 	each := func(bytes int64) float64 { return float64(bytes) / 1024 / float64(max(1, connected)) }
 	return metrics{"per proxy": each(rss), "own per proxy": each(own), "zones": float64(rss) / (1 << 20) / float64(len(w.zones)),
@@ -337,7 +347,7 @@ func (w *world) stallStep(ctx context.Context, at int) (metrics, error) {
 	var last []time.Duration
 	began := time.Now()
 	for i := 0; time.Since(began) < st.For; i++ {
-		one, err := w.endpointOnce(ctx, i)
+		one, err := w.endpointOnce(ctx, i, w.callersOf(i))
 		if err != nil {
 			return nil, err
 		}

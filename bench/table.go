@@ -22,6 +22,9 @@ type row struct {
 	missing string
 }
 
+// tolerance is how many times the floor may be taken of what not even the floor has in its budget.
+const tolerance = 1.5
+
 func format(rows []row) string {
 	var b strings.Builder
 	b.WriteString("| what | measured | budget | × floor |\n|---|---|---|---|\n")
@@ -35,6 +38,9 @@ func format(rows []row) string {
 			budget = strings.TrimSpace(fmt.Sprintf("≤ %g %s", *r.budget, r.unit))
 			if r.got > *r.budget {
 				budget += ", missed"
+				if r.floor > 0 && r.got > *r.budget*r.floor {
+					budget += " by the floor too"
+				}
 			}
 		}
 		if r.floor > 0 {
@@ -53,10 +59,19 @@ func number(v float64) string {
 	return fmt.Sprintf("%.3g", v)
 }
 
+// missed are the budgets that were missed by more than twice, or, where the machine's
+// floor is above the budget, what took more than tolerance times the floor.
 func missed(rows []row) error {
 	var err error
 	for _, r := range rows {
-		if r.budget != nil && r.got > 2**r.budget {
+		if r.budget == nil || r.got <= 2**r.budget {
+			continue
+		}
+		if r.floor > 0 && r.got > *r.budget*r.floor {
+			if r.floor > tolerance {
+				err = errors.Join(err, fmt.Errorf("%s: %.3g %s, %.3g times the floor, which is above the budget of %g itself", r.what, r.got, r.unit, r.floor, *r.budget))
+			}
+		} else {
 			err = errors.Join(err, fmt.Errorf("%s: %.3g %s, more than twice the budget of %g", r.what, r.got, r.unit, *r.budget))
 		}
 	}

@@ -25,6 +25,22 @@ func TestABudgetOfNothingIsMissedByOne(t *testing.T) {
 	}
 }
 
+// What the floor itself has not in its budget is judged by the floor.
+func TestBudgetsBelowTheFloor(t *testing.T) {
+	for _, c := range []struct {
+		got, floor float64
+		missed     bool
+	}{{45, 1.2, false}, {45, 1.6, true}, {39, 3, false}, {45, 3, true}, {45, 0, true}} {
+		r := row{what: "a change", got: c.got, budget: new(20.0), floor: c.floor}
+		if err := missed([]row{r}); (err != nil) != c.missed {
+			t.Errorf("%g, %g times the floor: %v", c.got, c.floor, err)
+		}
+	}
+	if got := format([]row{{what: "a change", got: 45, unit: "ms", budget: new(20.0), floor: 1.2}}); !strings.Contains(got, "| a change | 45 ms | ≤ 20 ms, missed by the floor too | 1.2 |") {
+		t.Error(got)
+	}
+}
+
 func TestNamesToRunAreKnown(t *testing.T) {
 	known := []string{"demo", "wide"}
 	for _, c := range []struct {
