@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -9,8 +10,11 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/tombolo-mesh/tombolo/e2e/lab"
 )
@@ -23,6 +27,7 @@ const (
 	grpcPort    = "19091"
 	echoAddress = "127.0.0.1:8090" // outbound to echo of the other zone
 	grpcAddress = "127.0.0.1:8091" // outbound to its gRPC port
+	failHeader  = "x-fail"         // a gRPC call with it is answered with UNAVAILABLE
 )
 
 // allowEcho lets the workload echo-caller of east call echo.
@@ -46,7 +51,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// serveApps is the application: lines come back by TCP, and gRPC's health service.
+// serveApps is the application: lines come back by TCP, and gRPC's health service, which
+// fails when it is asked to.
 func serveApps(ip string) error {
 	echo, err := net.Listen("tcp", net.JoinHostPort(ip, echoPort))
 	if err != nil {
@@ -56,7 +62,12 @@ func serveApps(ip string) error {
 	if err != nil {
 		return err
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(grpc.UnaryInterceptor(func(ctx context.Context, in any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		if len(metadata.ValueFromIncomingContext(ctx, failHeader)) > 0 {
+			return nil, status.Error(codes.Unavailable, "as asked for")
+		}
+		return next(ctx, in)
+	}))
 	healthv1.RegisterHealthServer(server, health.NewServer())
 	ended := make(chan error, 2)
 	go func() { ended <- server.Serve(l) }()

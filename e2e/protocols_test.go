@@ -89,10 +89,10 @@ func TestGrpcAndTCP(t *testing.T) {
 }
 
 // dialGRPC makes a connection for gRPC calls; a sample's status is gRPC's code.
-func dialGRPC(t *testing.T, from *lab.Host) (call func() lab.Sample, end func()) {
+func dialGRPC(t *testing.T, from *lab.Host, more ...grpc.DialOption) (call func() lab.Sample, end func()) {
 	t.Helper()
-	conn, err := grpc.NewClient("passthrough:///"+grpcAddress, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return from.Dial(ctx, "tcp", address) }))
+	conn, err := grpc.NewClient("passthrough:///"+grpcAddress, append(more, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return from.Dial(ctx, "tcp", address) }))...)
 	must(t, err)
 	client := healthv1.NewHealthClient(conn)
 	return func() lab.Sample {

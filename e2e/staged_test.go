@@ -1,10 +1,18 @@
 package e2e
 
 import (
+	"context"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/tombolo-mesh/tombolo/e2e/lab"
 )
 
 // TestStaged: a change in stages reaches east alone; global is killed in the
@@ -116,8 +124,12 @@ func TestStagedGuards(t *testing.T) {
 	f.report("east to west meanwhile", good, bad, 0)
 
 	f.passes(eastern, time.Second)
+	f.cli(broken, "apply", "-f", "-", "--stages", "east,west", "--pause", "30s", "--abort-on", "success<90", "--rollout", "broken", "--yes")
+	if !status("broken", "running, before stage 1 of 2: counting calls")() {
+		t.Errorf("calls are not counted before the first stage:\n%s", f.cli("", "rollout", "status", "broken"))
+	}
+	f.cli("", "rollout", "promote", "broken")
 	began := time.Now()
-	f.cli(broken, "apply", "-f", "-", "--stages", "east,west", "--pause", "10m", "--abort-on", "success<90", "--rollout", "broken", "--yes")
 	f.eventually(60*time.Second, "calls fail in the first stage", func() bool {
 		_, bad := eastern.Count(began, time.Now(), fromZone("west"))
 		return len(bad) > 0
@@ -143,4 +155,64 @@ func TestStagedGuards(t *testing.T) {
 	// A change that does no harm passes the same guard.
 	f.cli(timeout(25*time.Second), "apply", "-f", "-", "--stages", "east,west", "--pause", "10s", "--abort-on", "success<90", "--rollout", "good", "--yes", "--wait=2m")
 	eastern.Stop()
+}
+
+// failing has every gRPC call to echo fail, inside an answer of 200.
+const failing = `type: MeshHTTPRoute
+mesh: default
+name: failing
+spec:
+  targetRef: {kind: Dataplane, labels: {kuma.io/workload: echo-caller}}
+  to:
+    - targetRef: {kind: MeshService, labels: {kuma.io/display-name: echo, kuma.io/zone: west}}
+      rules:
+        - matches: [{path: {type: PathPrefix, value: /}}]
+          default:
+            filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: ` + failHeader + `, value: "true"}]}}]
+`
+
+// TestStagedGRPC: every fifth gRPC call fails before a change comes, with HTTP's 200. A
+// change that does nothing to them passes the guard all the same; one by which they
+// all fail is returned.
+func TestStagedGRPC(t *testing.T) {
+	f := newFleet(t)
+	east, west := f.zones["east"], f.zones["west"]
+	f.startEcho(west, west.backends[1], "default")
+	f.startEchoCaller(east, east.stranger, "default")
+	var n atomic.Int64
+	call, end := dialGRPC(t, east.stranger, grpc.WithUnaryInterceptor(func(ctx context.Context, method string, in, out any, c *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		if n.Add(1)%5 == 0 {
+			ctx = metadata.AppendToOutgoingContext(ctx, failHeader, "true")
+		}
+		return invoke(ctx, method, in, out, c, opts...)
+	}))
+	defer end()
+	f.apply(allowEcho)
+	f.eventually(60*time.Second, "gRPC answers", func() bool { return call().Status == http.StatusOK })
+	calls := lab.Repeat(30, call)
+	defer calls.Stop()
+	f.passes(calls, time.Second)
+
+	f.cli(timeout(25*time.Second), "apply", "-f", "-", "--stages", "east,west", "--pause", "10s", "--abort-on", "success<90", "--rollout", "good", "--yes", "--wait=3m")
+
+	f.cli(failing, "apply", "-f", "-", "--stages", "east,west", "--pause", "15s", "--abort-on", "success<90", "--rollout", "bad", "--yes")
+	f.eventually(90*time.Second, "it is returned", func() bool {
+		out, err := f.tryCLI("", "rollout", "status", "bad")
+		return err == nil && !strings.Contains(out, ": running")
+	})
+	out := f.cli("", "rollout", "status", "bad")
+	t.Logf("status says:\n%s", out)
+	for _, want := range []string{"aborted, stage 1 of 2: success<90: ", "calls of echo.west:9091 by echo-caller, gRPC in zone east; before the first stage "} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the status does not say %q", want)
+		}
+	}
+	returned := time.Now()
+	f.eventually(60*time.Second, "calls are as before", func() bool {
+		good, bad := calls.Count(returned, time.Now(), func(s lab.Sample) bool { return s.Status == http.StatusOK })
+		return good > len(bad) && good > 20
+	})
+	if _, bad := calls.Count(returned.Add(-time.Minute), time.Now(), func(s lab.Sample) bool { return s.Err == nil || s.Status == int(codes.Unavailable) }); len(bad) > 0 {
+		t.Errorf("%d calls failed otherwise, the first with %v", len(bad), bad[0].Err)
+	}
 }

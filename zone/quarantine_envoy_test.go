@@ -38,6 +38,7 @@ type real struct {
 	key           token.Key
 	inbound, call int
 	apps          int
+	readiness     string // address of the agent that is started next, or empty
 }
 
 // spoiler stands between the engine and the xDS server. Our validation knows better
@@ -219,7 +220,7 @@ func (r *real) proxy(name, workload, manifest string) {
 		r.t.Fatal(err)
 	}
 	a, err := sidecaragent.New(sidecaragent.Config{Dataplane: filepath.Join(dir, "dp.yaml"), TokenFile: filepath.Join(dir, "token"),
-		ZoneAddress: strings.TrimPrefix(r.conn.Target(), "passthrough:///"), ZoneCA: filepath.Join(r.dir, "zone-ca.pem"), Envoy: r.envoy, WorkDir: work,
+		ZoneAddress: strings.TrimPrefix(r.conn.Target(), "passthrough:///"), ZoneCA: filepath.Join(r.dir, "zone-ca.pem"), ReadinessAddress: r.readiness, Envoy: r.envoy, WorkDir: work,
 		Concurrency: 1, DrainTime: time.Second, EnvoyOutput: log, Log: slog.New(slog.NewTextHandler(log, nil))})
 	if err != nil {
 		r.t.Fatal(err)
@@ -400,6 +401,39 @@ func TestRealEnvoysRefuse(t *testing.T) {
 			if failures := stop(); len(failures) > 0 {
 				t.Errorf("%d requests failed: %s", len(failures), failures)
 			}
+		})
+	}
+}
+
+// TestRealEnvoyRefusesAtItsStart: an instance that starts and refuses its permission
+// starts its application, and is not ready, which is what decides for a pod, until it
+// has one that it takes. What it refuses then changes nothing of that.
+func TestRealEnvoyRefusesAtItsStart(t *testing.T) {
+	r := startReal(t)
+	for name, protocol := range map[string]string{"http": "http", "tcp": "tcp"} {
+		t.Run(name, func(t *testing.T) {
+			r.spoiler.next(delta.Key{TypeURL: xds.ExtensionType, Name: xds.PermissionName(name)})
+			r.readiness = fmt.Sprintf("127.0.0.1:%d", ports.Free(t))
+			answers := func(path string) (string, error) { return get("http://" + r.readiness + path) }
+			r.proxy("api-"+name, "api", fmt.Sprintf("networking:\n  address: 127.77.1.1\n  inbound: [{name: %s, port: %d, serviceAddress: 127.0.0.1, servicePort: 9, protocol: %s}]\n",
+				name, ports.Free(t), protocol))
+			eventually(t, "the refusal is known", func() bool { return len(r.refusals()) == 1 })
+			if _, err := answers("/started"); err != nil {
+				t.Errorf("the application must start: %v", err)
+			}
+			if _, err := answers("/ready"); err == nil || !strings.Contains(err.Error(), "envoy refuses "+xds.PermissionName(name)) {
+				t.Errorf("it is ready: %v", err)
+			}
+			r.push(r.permission("workload/web", "workload/"+name))
+			eventually(t, "it is ready with one that it takes", func() bool { _, err := answers("/ready"); return err == nil })
+			r.spoiler.next(delta.Key{TypeURL: xds.ExtensionType, Name: xds.PermissionName(name)})
+			r.push(r.permission("workload/web", "workload/"+name, "workload/more"))
+			eventually(t, "another refusal is known", func() bool { return len(r.refusals()) > 0 })
+			if _, err := answers("/ready"); err != nil {
+				t.Errorf("what it has from before serves: %v", err)
+			}
+			r.push(r.permission("workload/web"))
+			eventually(t, "all is as before", func() bool { return len(r.refusals()) == 0 && r.settled() })
 		})
 	}
 }

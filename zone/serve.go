@@ -17,7 +17,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/tombolo-mesh/tombolo/internal/memory"
@@ -38,12 +37,13 @@ const (
 )
 
 // Times of TCP: a host that is cut off is noticed within two seconds, by the
-// kernel, without a message of ours.
+// kernel, without a message of ours. It gives up as soon on a peer that has no room:
+// an agent always has, whatever its Envoy reads. One that is not an agent of this
+// version, whose Envoy connects by itself, comes again.
 const (
 	keepAliveIdle     = time.Second
 	keepAliveInterval = time.Second
 	tcpUserTimeout    = 1800 // milliseconds
-	tcpPatience       = 15_000
 	optUserTimeout    = 0x12 // TCP_USER_TIMEOUT of Linux; accepted connections inherit it
 )
 
@@ -66,56 +66,11 @@ func listen(ctx context.Context, address string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for agents and proxies: %w", err)
 	}
-	return listener{l}, nil
-}
-
-// listener hands out connections whose address leads back to them: what gRPC knows of
-// a connection is its address.
-type listener struct{ net.Listener }
-
-type conn struct{ net.Conn }
-
-type addr struct {
-	net.Addr
-	conn net.Conn
-}
-
-// Accept implements net.Listener.
-func (l listener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return conn{c}, nil
-}
-
-// RemoteAddr implements net.Conn.
-func (c conn) RemoteAddr() net.Addr { return addr{c.Conn.RemoteAddr(), c.Conn} }
-
-// patient gives the peer of a stream time to read. The kernel gives up on who is gone
-// and on who has no room in the same time, and an Envoy that gets thousands of resources
-// has none for seconds where processors are short. That its host is gone is noticed by
-// its agent's connection.
-func patient(ctx context.Context) {
-	p, ok := peer.FromContext(ctx)
-	if !ok {
-		return
-	}
-	a, ok := p.Addr.(addr)
-	if !ok {
-		return
-	}
-	if c, ok := a.conn.(syscall.Conn); ok {
-		if raw, err := c.SyscallConn(); err == nil { // else it has ended
-			_ = raw.Control(func(fd uintptr) {
-				_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, optUserTimeout, tcpPatience)
-			})
-		}
-	}
+	return l, nil
 }
 
 func newServer(cfg *tls.Config, server *agents.Server, xds *delta.Server, e *engine) *grpc.Server {
-	options := append(agents.ServerOptions(), grpc.StreamInterceptor(e.gate),
+	options := append(agents.ServerOptions(), grpc.StreamInterceptor(e.gate), grpc.ForceServerCodecV2(delta.NewCodec()),
 		grpc.Creds(credentials.NewTLS(cfg)), grpc.MaxConcurrentStreams(maxStreamsPerConnection), grpc.MaxRecvMsgSize(maxMessage),
 		// TLS holds what it has decrypted: a buffer behind it would hold it twice.
 		grpc.ReadBufferSize(0), grpc.WriteBufferSize(writeBuffer), grpc.StaticStreamWindowSize(1<<16-1), grpc.HeaderTableSize(0))
@@ -136,7 +91,6 @@ func (e *engine) gate(srv any, stream grpc.ServerStream, info *grpc.StreamServer
 		}); err != nil {
 			return err
 		}
-		patient(stream.Context())
 	}
 	return next(srv, stream)
 }

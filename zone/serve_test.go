@@ -4,12 +4,10 @@ import (
 	"net"
 	"syscall"
 	"testing"
-
-	"google.golang.org/grpc/peer"
 )
 
-// Connections give up early on hosts that are gone, those of Envoys later.
-func TestPatience(t *testing.T) {
+// Connections give up early on hosts that are gone.
+func TestHostsThatAreGone(t *testing.T) {
 	l, err := listen(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -25,25 +23,19 @@ func TestPatience(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if c.RemoteAddr().String() != client.LocalAddr().String() {
-		t.Errorf("the peer is %s, not %s", c.RemoteAddr(), client.LocalAddr())
+	raw, err := c.(syscall.Conn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
 	}
-	timeout := func() (ms int) {
-		raw, err := c.RemoteAddr().(addr).conn.(syscall.Conn).SyscallConn()
-		if err != nil {
+	for _, want := range []struct{ option, value int }{
+		{optUserTimeout, tcpUserTimeout}, {syscall.TCP_KEEPIDLE, 1}, {syscall.TCP_KEEPINTVL, 1}, {syscall.TCP_KEEPCNT, 2},
+	} {
+		got := 0
+		if err := raw.Control(func(fd uintptr) { got, err = syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, want.option) }); err != nil {
 			t.Fatal(err)
 		}
-		if err := raw.Control(func(fd uintptr) { ms, err = syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, optUserTimeout) }); err != nil {
-			t.Fatal(err)
+		if got != want.value {
+			t.Errorf("option %d is %d, not %d", want.option, got, want.value)
 		}
-		return ms
 	}
-	if ms := timeout(); ms != tcpUserTimeout {
-		t.Errorf("%d ms, not %d", ms, tcpUserTimeout)
-	}
-	patient(peer.NewContext(t.Context(), &peer.Peer{Addr: c.RemoteAddr()}))
-	if ms := timeout(); ms != tcpPatience {
-		t.Errorf("%d ms, not %d for an Envoy", ms, tcpPatience)
-	}
-	patient(t.Context())
 }

@@ -48,18 +48,11 @@ func (i inspector) success(ctx context.Context, q wire.Question, w io.Writer) er
 	if err := json.Unmarshal(q.Body, &asked); err != nil {
 		return fmt.Errorf("success: the question cannot be read: %w", err)
 	}
-	var all []counting
-	var known []mesh.PolicyResource
-	err := i.e.await(ctx.Done(), &op{looks: true, run: func(*batch) {
-		all = i.e.counting()
-		i.e.world.View(func(r ir.Reader) {
-			for _, k := range asked.Documents {
-				if o, ok := r.Get(k); ok && k.Kind == mesh.KindMeshTrafficPermission {
-					known = append(known, mesh.PolicyResource(*o))
-				}
-			}
-		})
-	}})
+	look := i.present
+	if len(asked.Before) > 0 {
+		look = i.foreseen
+	}
+	all, known, err := look(ctx, asked)
 	if err != nil {
 		return err
 	}
@@ -73,6 +66,59 @@ func (i inspector) success(ctx context.Context, q wire.Question, w io.Writer) er
 	}
 	count(ctx, sampled(reached), &out)
 	return json.NewEncoder(w).Encode(out)
+}
+
+// present are the classes, and the permissions among the documents, as they are.
+func (i inspector) present(ctx context.Context, asked wire.Success) (all []counting, known []mesh.PolicyResource, err error) {
+	err = i.e.await(ctx.Done(), &op{looks: true, run: func(*batch) { all, known = i.e.counting(), i.e.permissionsOf(asked.Documents) }})
+	return all, known, err
+}
+
+// foreseen are they as they will be, compiled beside the truth as for a plan, with the
+// proxies that are there now.
+func (i inspector) foreseen(ctx context.Context, asked wire.Success) (all []counting, known []mesh.PolicyResource, err error) {
+	select {
+	case i.e.planning <- struct{}{}:
+		defer func() { <-i.e.planning }()
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	}
+	var c *copied
+	controls := map[mesh.Key]agents.Control{}
+	err = i.e.await(ctx.Done(), &op{looks: true, run: func(*batch) {
+		c = i.e.copy()
+		for k, p := range i.e.proxies {
+			controls[k] = p.control
+		}
+	}})
+	if err != nil {
+		return nil, nil, err
+	}
+	fork := c.engine()
+	fork.cfg.workers, fork.cfg.left = planWorkers, func() bool { return ctx.Err() != nil }
+	err = contained(i.e.log, func() {
+		fork.foresee(asked.Before)
+		for k, p := range fork.proxies { // only now: a fork tells nobody anything
+			p.control = controls[k]
+		}
+		all, known = fork.counting(), fork.permissionsOf(asked.Documents)
+	})
+	if err == nil && fork.isLeft() {
+		err = errLeft
+	}
+	return all, known, err
+}
+
+// permissionsOf are the permissions among some documents.
+func (e *engine) permissionsOf(documents []mesh.Key) (out []mesh.PolicyResource) {
+	e.world.View(func(r ir.Reader) {
+		for _, k := range documents {
+			if o, ok := r.Get(k); ok && k.Kind == mesh.KindMeshTrafficPermission {
+				out = append(out, mesh.PolicyResource(*o))
+			}
+		}
+	})
+	return out
 }
 
 // counting is a class with the proxies of it that may be asked.
@@ -142,11 +188,25 @@ func sampled(classes []counting) []subject {
 type scope struct {
 	// prefix of the counters.
 	prefix string
-	// tcp: connections are counted, and not requests.
-	tcp bool
+	kind   countKind
 	// service for people.
 	service string
 }
+
+// countKind says which counters of a scope are added up.
+type countKind uint8
+
+const (
+	// requests that were answered, by their status.
+	requests countKind = iota
+	// connections that were tried.
+	connections
+	// calls of gRPC, by the status in their trailers: Envoy counts them by the cluster
+	// that they were led to.
+	calls
+	// unled are calls of gRPC that were led nowhere, and answered by Envoy.
+	unled
+)
 
 // scopes are the inbounds and outbounds of a proxy that documents have a say in.
 // Callers count at their outbounds what reached them in the end, whatever was
@@ -180,13 +240,19 @@ func scopes(p *ir.Proxy, documents []mesh.Key, permitted bool) []scope {
 		seen[o.Name] = true
 		to := effect.Place(o.Name) + " by " + workload
 		if o.Protocol.IsHTTP() {
-			out = append(out, scope{prefix: "http." + o.Name + ".", service: to})
+			out = append(out, scope{prefix: "http." + o.Name + ".", kind: requests, service: to})
+			if o.Protocol == ir.GRPC {
+				out = append(out, scope{prefix: "http." + o.Name + ".", kind: unled, service: to + inGRPC})
+				for _, d := range led(o) {
+					out = append(out, scope{prefix: "cluster." + d + ".grpc.", kind: calls, service: to + inGRPC})
+				}
+			}
 			continue
 		}
 		for _, b := range o.Backends {
 			if prefix := "cluster." + b.Destination + "."; b.Destination != "" && !seen[prefix] {
 				seen[prefix] = true
-				out = append(out, scope{prefix: prefix, tcp: true, service: to})
+				out = append(out, scope{prefix: prefix, kind: connections, service: to})
 			}
 		}
 	}
@@ -200,29 +266,57 @@ func scopes(p *ir.Proxy, documents []mesh.Key, permitted bool) []scope {
 			continue
 		}
 		name := xds.InboundName(in.Name)
-		one := scope{prefix: "http." + name + ".", service: fmt.Sprintf("%s:%d", workload, in.Port)}
+		one := scope{prefix: "http." + name + ".", kind: requests, service: fmt.Sprintf("%s:%d", workload, in.Port)}
 		if !in.Protocol.IsHTTP() {
-			one.prefix, one.tcp = "cluster."+name+".", true
+			one.prefix, one.kind = "cluster."+name+".", connections
 		}
 		out = append(out, one)
+		if in.Protocol == ir.GRPC {
+			out = append(out, scope{prefix: "cluster." + name + ".grpc.", kind: calls, service: one.service + inGRPC})
+		}
 	}
 	return out
 }
 
-// counters that are added up: of requests, and of connections.
+// inGRPC tells what gRPC says of calls from what HTTP says of the same: 200.
+const inGRPC = ", gRPC"
+
+// led are the clusters that an outbound leads to.
+func led(o *ir.Outbound) []string {
+	var out []string
+	for _, r := range o.Routes {
+		for _, b := range r.Backends {
+			if b.Destination != "" && !slices.Contains(out, b.Destination) {
+				out = append(out, b.Destination)
+			}
+		}
+	}
+	return out
+}
+
+// Counters that are added up: of requests, of connections, and of calls of gRPC.
 const (
 	answeredPattern = `downstream_rq_[2-5]xx|rbac\.` + xds.PermissionStats + `\.denied`
 	connectPattern  = `upstream_cx_total|upstream_cx_connect_fail`
+	callsPattern    = `total|[0-9]+|no_cluster|no_route|rq_direct_response`
 )
+
+// failedCall says which status of gRPC is a failure of who was called, as 5xx is: UNKNOWN,
+// DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS.
+func failedCall(status string) bool {
+	return slices.Contains([]string{"2", "4", "12", "13", "14", "15"}, status)
+}
 
 // statsPath asks an Envoy for the counters of scopes, as narrowly as fits.
 func statsPath(list []scope) string {
 	var names []string
 	for _, s := range list {
-		names = append(names, regexp.QuoteMeta(strings.TrimSuffix(s.prefix, ".")))
+		if name := regexp.QuoteMeta(strings.TrimSuffix(s.prefix, ".")); !slices.Contains(names, name) {
+			names = append(names, name)
+		}
 	}
 	path := func(scopes string) string {
-		return "/stats?usedonly&filter=" + url.QueryEscape(`^(`+scopes+`)\.(`+answeredPattern+`|`+connectPattern+`)$`)
+		return "/stats?usedonly&filter=" + url.QueryEscape(`^(`+scopes+`)\.(`+answeredPattern+`|`+connectPattern+`|`+callsPattern+`)$`)
 	}
 	if narrow := path(strings.Join(names, "|")); len(narrow) <= maxStatsPath {
 		return narrow
@@ -273,9 +367,10 @@ func (l *limited) Write(p []byte) (int, error) {
 
 // countedBy adds up Envoy's counters by service.
 func countedBy(text io.Reader, list []scope) []wire.ServiceCounts {
-	prefixes := map[string]int{}
-	for i, s := range list {
-		prefixes[strings.ReplaceAll(s.prefix, ":", "_")] = i // as Envoy writes it
+	prefixes := map[string][]scope{}
+	for _, s := range list {
+		prefix := strings.ReplaceAll(s.prefix, ":", "_") // as Envoy writes it
+		prefixes[prefix] = append(prefixes[prefix], s)
 	}
 	sums := map[string]*wire.ServiceCounts{}
 	lines := bufio.NewScanner(text)
@@ -291,29 +386,23 @@ func countedBy(text io.Reader, list []scope) []wire.ServiceCounts {
 		if denied != name {
 			prefix, counter = denied, "denied"
 		}
-		i, ok := prefixes[prefix]
-		if !ok {
-			continue
-		}
-		s := sums[list[i].service]
-		if s == nil {
-			if len(sums) >= maxCounted {
+		for _, of := range prefixes[prefix] {
+			requests, failed := of.kind.of(counter)
+			if !requests && !failed {
 				continue
 			}
-			s = &wire.ServiceCounts{Service: list[i].service}
-			sums[s.Service] = s
-		}
-		switch {
-		case list[i].tcp && counter == "upstream_cx_total":
-			s.Requests += n
-		case list[i].tcp && counter == "upstream_cx_connect_fail":
-			s.Failed += n
-		case list[i].tcp:
-		case counter == "denied":
-			s.Failed += n // as a 4xx it is among the answered
-		case strings.HasPrefix(counter, "downstream_rq_") && strings.HasSuffix(counter, "xx"):
-			s.Requests += n
-			if counter == "downstream_rq_5xx" {
+			s := sums[of.service]
+			if s == nil {
+				if len(sums) >= maxCounted {
+					continue
+				}
+				s = &wire.ServiceCounts{Service: of.service}
+				sums[s.Service] = s
+			}
+			if requests {
+				s.Requests += n
+			}
+			if failed {
 				s.Failed += n
 			}
 		}
@@ -323,4 +412,22 @@ func countedBy(text io.Reader, list []scope) []wire.ServiceCounts {
 		out = append(out, *sums[service])
 	}
 	return out
+}
+
+// of says what a counter counts: all, those that failed, or both.
+func (c countKind) of(counter string) (requests, failed bool) {
+	switch c {
+	case connections:
+		return counter == "upstream_cx_total", counter == "upstream_cx_connect_fail"
+	case calls:
+		return counter == "total", failedCall(counter)
+	case unled:
+		nowhere := counter == "no_cluster" || counter == "no_route" || counter == "rq_direct_response"
+		return nowhere, nowhere
+	}
+	if counter == "denied" {
+		return false, true // as a 4xx it is among the answered
+	}
+	answered := strings.HasPrefix(counter, "downstream_rq_") && strings.HasSuffix(counter, "xx")
+	return answered, counter == "downstream_rq_5xx"
 }

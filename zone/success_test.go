@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -94,6 +96,53 @@ http.API.downstream_rq_3xx: x
 	}
 	if got = ask[wire.SuccessCounts](l, wire.WhatSuccess, document(mesh.KindMeshTimeout, "elsewhere")); got.Reached != 0 || len(got.Proxies) != 0 {
 		t.Errorf("of a timeout of another service: %+v", got)
+	}
+}
+
+// How calls go that documents will have a say in is told before the zone has them, and
+// nothing of it reaches the proxies.
+func TestSuccessBefore(t *testing.T) {
+	l := startLive(t, t.TempDir())
+	var asked atomic.Int64
+	var path atomic.Value
+	l.push(identityOf(t, "default"))
+	l.joinCounting(sidecar(t, "default", "web-1", "web", "10.0.0.1", httpInbound, callAPI), &countingControl{text: "http." + apiCluster + ".downstream_rq_2xx: 90\nhttp." + apiCluster + ".downstream_rq_5xx: 10\n", asked: &asked, path: &path})
+	l.joinCounting(sidecar(t, "default", "api-1", "api", "10.0.0.2", httpInbound), &countingControl{text: "http.self_inbound_dp_http.downstream_rq_2xx: 50\n", asked: &asked, path: &path})
+	compiled := func() string {
+		var out strings.Builder
+		if err := l.parts.engine.do(nil, func(*batch) {
+			for _, id := range slices.Sorted(maps.Keys(l.parts.engine.classes)) {
+				fmt.Fprintln(&out, id, l.parts.engine.classes[id].hash)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	was := compiled()
+	for _, c := range []struct {
+		kind    mesh.KindName
+		spec    string
+		service string
+		calls   wire.ServiceCounts
+	}{
+		{mesh.KindMeshTimeout, `{"to":[{"targetRef":{"kind":"MeshService","labels":{"tombolo.io/display-name":"api"}},"default":{"http":{"requestTimeout":"7s"}}}]}`, "web-1",
+			wire.ServiceCounts{Service: "api.east:8080 by web", Requests: 100, Failed: 10}},
+		{mesh.KindMeshTrafficPermission, `{"targetRef":{"kind":"Dataplane","labels":{"tombolo.io/workload":"api"}}}`, "api-1",
+			wire.ServiceCounts{Service: "api:8080", Requests: 50}},
+	} {
+		q := document(c.kind, "new")
+		if got := ask[wire.SuccessCounts](l, wire.WhatSuccess, q); got.Reached != 0 {
+			t.Errorf("%s is nowhere, and reaches %+v", c.kind, got)
+		}
+		q.Before = []wire.PlannedChange{wire.PlannedOf(mesh.Change{Resource: resource(t, c.kind, "default", "", "new", c.spec)})}
+		want := wire.SuccessCounts{Reached: 1, Proxies: []wire.ProxyCounts{{Proxy: c.service, Services: []wire.ServiceCounts{c.calls}}}}
+		if got := ask[wire.SuccessCounts](l, wire.WhatSuccess, q); !reflect.DeepEqual(got, want) {
+			t.Errorf("before %s: %+v, want %+v", c.kind, got, want)
+		}
+	}
+	if now := compiled(); now != was {
+		t.Errorf("a question changed the configuration:\n%s\n%s", was, now)
 	}
 }
 

@@ -46,7 +46,8 @@ type Config struct {
 	Listen string
 	// Names are further DNS names and addresses under which agents reach the zone.
 	Names []string
-	// XDSAddress tells Envoys where to connect; empty: where their agent dialled.
+	// XDSAddress tells Envoys that connect by themselves, as those of earlier agents do,
+	// where to; empty: where their agent dialled.
 	XDSAddress string
 	// Global is the host:port of global; empty runs without.
 	Global string

@@ -39,7 +39,8 @@ behind at the end of the time.
 With --stages zones get it one after another: the next when the proxies of those before have
 it and the pause is over. When a guard of --abort-on is breached, every zone gets back what
 it had: rejected>N and gone>N count proxies, success<P the calls of each service that the
-change has a say in, in percent. Follow it with tombolo rollout status NAME.`,
+change has a say in, in percent. With success<P calls are counted first, for as long as the
+pause and a minute at most: a service that was below P already has to get worse. Follow it with tombolo rollout status NAME.`,
 		Example: `  tombolo apply -f policies/ --wait
   tombolo apply -f retry.yaml --stages east,west --pause 5m --abort-on 'rejected>0,success<99'
   tombolo apply -f permission.yaml --wait=5m --yes

@@ -32,7 +32,7 @@ of it names the same.`,
 	}
 	cmd.AddCommand(rolloutStatusCommand(), rolloutHistoryCommand(), rolloutUndoCommand(),
 		rolloutMoveCommand("abort", "Return what a staged change did", "Every zone gets back what it had before the staged change. When that lets callers in whom the\nchange shuts out, it says so and asks; guards abort without asking."),
-		rolloutMoveCommand("promote", "Leave out the rest of a stage's pause", "The next stage begins as soon as the zones before have the change; guards still hold."))
+		rolloutMoveCommand("promote", "Leave out the rest of a stage's pause", "The next stage begins as soon as the zones before have the change; guards still hold.\nBefore the first stage it leaves out the rest of the counting of calls: success<P then\njudges by P alone what had fewer than 20 calls until now."))
 	return cmd
 }
 

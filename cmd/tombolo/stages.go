@@ -30,7 +30,7 @@ func (s *stagesOptions) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringSliceVar(&s.stages, "stages", nil, "zones in order, as east,west; several at once with +, as east+west,north")
 	f.DurationVar(&s.pause, "pause", 0, "with --stages: that a stage lasts at least")
-	f.StringSliceVar(&s.abortOn, "abort-on", nil, "with --stages: return everything on this: rejected>N or gone>N proxies, success<P percent of the calls of a service")
+	f.StringSliceVar(&s.abortOn, "abort-on", nil, "with --stages: return everything on this: rejected>N or gone>N proxies, success<P percent of the calls of a service, and fewer than before")
 	f.StringVar(&s.name, "rollout", "", "with --stages: name of the rollout (default made of the revision)")
 }
 
@@ -118,13 +118,18 @@ func showRollout(to io.Writer, r api.RolloutView) error {
 		return err
 	}
 	fmt.Fprintln(to)
-	rows := [][]string{{"SERVICE", "ZONE", "CALLS", "FAILED", "SUCCESS"}}
+	rows := [][]string{{"SERVICE", "ZONE", "CALLS", "FAILED", "SUCCESS", "BEFORE"}}
+	percent := func(p float64) string { return strconv.FormatFloat(math.Floor(p*10)/10, 'f', -1, 64) + "%" }
 	for _, x := range r.Success {
 		success := "too few calls"
 		if x.Counts {
-			success = strconv.FormatFloat(math.Floor(x.Percent*10)/10, 'f', -1, 64) + "%"
+			success = percent(x.Percent)
 		}
-		rows = append(rows, []string{x.Service, x.Zone, strconv.FormatUint(x.Calls, 10), strconv.FormatUint(x.Failed, 10), success})
+		before := ""
+		if x.Before != nil {
+			before = percent(*x.Before)
+		}
+		rows = append(rows, []string{x.Service, x.Zone, strconv.FormatUint(x.Calls, 10), strconv.FormatUint(x.Failed, 10), success, before})
 	}
 	return table(to, rows)
 }
@@ -132,6 +137,9 @@ func showRollout(to io.Writer, r api.RolloutView) error {
 // stageOf says in a line how a rollout stands.
 func stageOf(r api.RolloutView) string {
 	text := fmt.Sprintf("%s, stage %d of %d", r.Phase, r.Stage, len(r.Stages))
+	if r.Stage == 0 {
+		text = fmt.Sprintf("%s, before stage 1 of %d", r.Phase, len(r.Stages))
+	}
 	switch {
 	case r.Reason != "":
 		text += ": " + strings.Join(strings.Fields(r.Reason), " ")
@@ -159,10 +167,10 @@ func awaitRollout(cmd *cobra.Command, c *client, name string, o format, limit ti
 		case err != nil:
 			return err
 		default:
-			line := stageOf(r)
-			if strings.HasPrefix(r.Waiting, "pause, ") {
-				line = fmt.Sprintf("%s, stage %d of %d: pause", r.Phase, r.Stage, len(r.Stages))
+			if what, rest, _ := strings.Cut(r.Waiting, ", "); strings.HasSuffix(rest, " left") { // it counts down
+				r.Waiting = what
 			}
+			line := stageOf(r)
 			if line != last && o == asTable {
 				fmt.Fprintln(to, line)
 			}

@@ -32,7 +32,8 @@ type RolloutView struct {
 	// Phase is running, done or aborted; Reason says why aborted.
 	Phase  string `json:"phase"`
 	Reason string `json:"reason,omitempty"`
-	// Stages in order; Stage is the one it is at, from 1, since when.
+	// Stages in order; Stage is the one it is at, from 1, since when. 0: calls are counted
+	// before the first.
 	Stages [][]string `json:"stages"`
 	Stage  int        `json:"stage"`
 	Since  time.Time  `json:"since"`
@@ -68,6 +69,8 @@ type ServiceRate struct {
 	Failed uint64 `json:"failed"`
 	// Percent of the calls that succeeded.
 	Percent float64 `json:"percent"`
+	// Before is the percentage before the first stage, where it was below a guard's limit.
+	Before *float64 `json:"before,omitempty"`
 	// Counts: there were enough calls for guards to judge.
 	Counts bool `json:"counts"`
 }
@@ -200,7 +203,12 @@ func (s *Server) viewRollout(r rollout.Rollout) RolloutView {
 	o := s.cfg.Observe(r)
 	out.Rejected, out.Gone, out.Notes = o.Rejected, o.Gone, o.Notes
 	for _, x := range o.Rates[:min(len(o.Rates), maxServiceRates)] {
-		out.Success = append(out.Success, ServiceRate{Zone: x.Zone, Service: x.Service, Calls: x.Calls, Failed: x.Failed, Percent: x.Percent(), Counts: x.Counts()})
+		rate := ServiceRate{Zone: x.Zone, Service: x.Service, Calls: x.Calls, Failed: x.Failed, Percent: x.Percent(), Counts: x.Counts()}
+		if was, ok := r.Before(x.Zone, x.Service); ok {
+			percent := was.Percent()
+			rate.Before = &percent
+		}
+		out.Success = append(out.Success, rate)
 	}
 	move, why := r.Next(o, s.cfg.Now())
 	if move == rollout.Stay {
@@ -454,7 +462,7 @@ func (s *Server) writeRollout(w http.ResponseWriter, r *request, spec rollout.Sp
 	if err != nil {
 		return err
 	}
-	one := rollout.Rollout{Name: name, Spec: spec, Status: rollout.Status{Phase: rollout.Running, Stage: -1}}
+	one := rollout.Rollout{Name: name, Spec: spec}
 	running, ended := 0, 0
 	for _, other := range all { // newest first
 		switch {
@@ -474,7 +482,7 @@ func (s *Server) writeRollout(w http.ResponseWriter, r *request, spec rollout.Sp
 	if running >= rollout.MaxRunning {
 		return problem(http.StatusConflict, "%d rollouts run already", running)
 	}
-	one = one.Advanced(s.cfg.Now(), driver.Connected(s.cfg.Fleet.Zones()))
+	one = one.Begun(s.cfg.Now(), driver.Connected(s.cfg.Fleet.Zones()))
 	if dry {
 		view := s.viewRollout(one)
 		view.Warnings = warnings

@@ -81,13 +81,13 @@ func (r Rollout) Watches(what string) bool {
 // Rate is how the calls of a service went lately, in one zone.
 type Rate struct {
 	// Zone that counted.
-	Zone string
+	Zone string `json:"zone"`
 	// Service and who called it: "backend.west:8080 by web"; "backend:8080" where its
 	// own proxies count.
-	Service string
+	Service string `json:"service"`
 	// Calls in the last minute, and those that failed.
-	Calls  uint64
-	Failed uint64
+	Calls  uint64 `json:"calls"`
+	Failed uint64 `json:"failed"`
 }
 
 // Percent of the calls that succeeded; 100 without any.
@@ -96,6 +96,25 @@ func (r Rate) Percent() float64 {
 		return 100
 	}
 	return 100 * float64(r.Calls-min(r.Failed, r.Calls)) / float64(r.Calls)
+}
+
+// worse says that calls fail more than before, and more than by chance: by three standard
+// errors of the difference of two shares. Near to what was before a share swings.
+func (r Rate) worse(before Rate) bool {
+	n, m := float64(r.Calls), float64(before.Calls)
+	now, was := 1-r.Percent()/100, 1-before.Percent()/100
+	all := (n*now + m*was) / (n + m)
+	return now-was > 3*math.Sqrt(all*(1-all)*(1/n+1/m))
+}
+
+// Before is how the calls of a service went before the first stage, if it failed so
+// often already that a guard would have been breached.
+func (r Rollout) Before(zone, service string) (Rate, bool) {
+	i := slices.IndexFunc(r.Status.Before, func(x Rate) bool { return x.Zone == zone && x.Service == service })
+	if i < 0 {
+		return Rate{}, false
+	}
+	return r.Status.Before[i], true
 }
 
 // Counts says whether there were enough calls for a judgement.
@@ -111,7 +130,8 @@ type Observation struct {
 	Rejected, Gone int
 	// Words of a proxy that rejects.
 	Words string
-	// Rates of services, the worst first; only where a guard watches Success.
+	// Rates of services, the worst first; only where a guard watches Success. Before the
+	// first stage those that documents will have a say in, in all zones of all stages.
 	Rates []Rate
 	// Unknown says why the rates cannot be told, where a guard wants them. A rollout
 	// does not go on by itself then.
@@ -122,14 +142,26 @@ type Observation struct {
 	Notes []string
 }
 
-// Breached says which guard is, and why; empty when none is.
+// Breached says which guard is, and why; empty when none is. What failed as often
+// before the first stage is not the rollout's.
 func (r Rollout) Breached(o Observation) string {
+	if r.Status.Stage < 0 {
+		return ""
+	}
 	for _, g := range r.Spec.AbortOn {
 		if g.What == Success {
 			for _, x := range o.Rates {
-				if x.Counts() && x.Percent() < g.Limit {
-					return fmt.Sprintf("%s: %s%% of %d calls of %s in zone %s", g, percent(x.Percent()), x.Calls, x.Service, x.Zone)
+				if !x.Counts() || x.Percent() >= g.Limit {
+					continue
 				}
+				text := fmt.Sprintf("%s: %s%% of %d calls of %s in zone %s", g, percent(x.Percent()), x.Calls, x.Service, x.Zone)
+				if was, ok := r.Before(x.Zone, x.Service); ok {
+					if !x.worse(was) {
+						continue
+					}
+					text += fmt.Sprintf("; before the first stage %s%% of %d", percent(was.Percent()), was.Calls)
+				}
+				return text
 			}
 			continue
 		}

@@ -27,6 +27,13 @@ const (
 	MaxEnded = 50
 	// MinWatched is the shortest pause in which a success rate can be told.
 	MinWatched = 10 * time.Second
+	// MaxCounted is how long calls are counted at most before the first stage: a stage's
+	// are judged by their last minute.
+	MaxCounted = time.Minute
+	// CountedGrace is how much longer zones are waited for that have not told.
+	CountedGrace = 15 * time.Second
+	// MaxBefore services are remembered that failed before.
+	MaxBefore = 500
 )
 
 // Phase of a rollout.
@@ -75,7 +82,8 @@ type Spec struct {
 type Status struct {
 	// Phase it is in.
 	Phase Phase `json:"phase"`
-	// Stage that it is at, from 0; when it ended, the last that it reached.
+	// Stage that it is at, from 0; when it ended, the last that it reached. Before the
+	// first it is -1, while calls are counted.
 	Stage int `json:"stage"`
 	// Since when it is there.
 	Since time.Time `json:"since"`
@@ -87,6 +95,8 @@ type Status struct {
 	Revisions []mesh.Revision `json:"revisions,omitempty"`
 	// Connected proxies of each zone when its stage began.
 	Connected map[string]int `json:"connected,omitempty"`
+	// Before are services below a guard's limit before the first stage, the worst first.
+	Before []Rate `json:"before,omitempty"`
 }
 
 // Rollout is a staged change.
@@ -169,6 +179,9 @@ const (
 
 // Next says what follows from what is known, and why it stays or aborts.
 func (r Rollout) Next(o Observation, now time.Time) (Move, string) {
+	if r.Status.Stage < 0 {
+		return r.first(o, now)
+	}
 	left := r.Status.Since.Add(r.Spec.Pause.Duration).Sub(now)
 	why := r.Breached(o)
 	switch {
@@ -186,6 +199,44 @@ func (r Rollout) Next(o Observation, now time.Time) (Move, string) {
 		return Advance, ""
 	}
 	return Finish, ""
+}
+
+// first says when the first stage comes: after calls were counted for as long as those
+// of a stage will be, at most. A zone that does not tell is not waited for for long: what
+// is not known of before leaves a guard as strict as it reads.
+func (r Rollout) first(o Observation, now time.Time) (Move, string) {
+	left := r.Status.Since.Add(min(r.Spec.Pause.Duration, MaxCounted)).Sub(now)
+	switch {
+	case r.Status.Promoted:
+	case left > 0:
+		return Stay, "counting calls, " + max(left.Round(time.Second), time.Second).String() + " left"
+	case o.Unknown != "" && left > -CountedGrace:
+		return Stay, o.Unknown
+	}
+	return Advance, ""
+}
+
+// Begun is the rollout at its first step: at its first stage, or before it, where calls
+// are counted first.
+func (r Rollout) Begun(now time.Time, connected map[string]int) Rollout {
+	r.Status = Status{Phase: Running, Stage: -1, Since: now.UTC()}
+	if r.Watches(Success) {
+		return r
+	}
+	return r.Advanced(now, connected)
+}
+
+// Counted is the rollout that knows how calls went before its first stage. Only what a
+// guard would return it for is remembered.
+func (r Rollout) Counted(rates []Rate) Rollout {
+	r.Status.Before = nil
+	for _, x := range rates {
+		below := slices.ContainsFunc(r.Spec.AbortOn, func(g Guard) bool { return g.What == Success && x.Percent() < g.Limit })
+		if x.Counts() && below && len(r.Status.Before) < MaxBefore {
+			r.Status.Before = append(r.Status.Before, x)
+		}
+	}
+	return r
 }
 
 // Advanced is the rollout one stage further.

@@ -1,7 +1,9 @@
 package rollout
 
 import (
+	"cmp"
 	"encoding/json"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -75,6 +77,100 @@ func TestBreached(t *testing.T) {
 		if got := staged(c.guard).Breached(c.o); got != c.want {
 			t.Errorf("%s of %+v: %q, want %q", c.guard, c.o, got, c.want)
 		}
+	}
+}
+
+// What failed as often before the first stage is not the rollout's; what fails more
+// often now is, once it is no chance.
+func TestBreachedAgainstBefore(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		was, is     Rate
+		fires       bool
+		nothingSaid bool // of before
+	}{
+		{"as often", Rate{Calls: 1000, Failed: 20}, Rate{Calls: 1000, Failed: 20}, false, false},
+		{"a little more often, by chance", Rate{Calls: 1000, Failed: 20}, Rate{Calls: 1000, Failed: 30}, false, false},
+		{"three times as often", Rate{Calls: 1000, Failed: 20}, Rate{Calls: 1000, Failed: 60}, true, false},
+		{"seldom called, and half of it fails", Rate{Calls: 1000, Failed: 20}, Rate{Calls: 20, Failed: 10}, true, false},
+		{"seldom called, before and after", Rate{Calls: 20, Failed: 1}, Rate{Calls: 20, Failed: 3}, false, false},
+		{"less often, and below the limit", Rate{Calls: 100, Failed: 50}, Rate{Calls: 100, Failed: 20}, false, false},
+		{"all, and all before", Rate{Calls: 100, Failed: 100}, Rate{Calls: 100, Failed: 100}, false, false},
+		{"all, and half before", Rate{Calls: 100, Failed: 50}, Rate{Calls: 100, Failed: 100}, true, false},
+		{"more failures than calls", Rate{Calls: 100, Failed: 900}, Rate{Calls: 100, Failed: 700}, false, false},
+		{"too few calls before", Rate{Calls: 19, Failed: 19}, Rate{Calls: 100, Failed: 2}, true, true},
+		{"well before", Rate{Calls: 1000, Failed: 10}, Rate{Calls: 1000, Failed: 11}, true, true},
+		{"of another zone", Rate{Zone: "west", Calls: 1000, Failed: 500}, Rate{Calls: 1000, Failed: 11}, true, true},
+		{"of another service", Rate{Service: "api:81", Calls: 1000, Failed: 500}, Rate{Calls: 1000, Failed: 11}, true, true},
+	} {
+		for _, x := range []*Rate{&c.was, &c.is} {
+			x.Zone, x.Service = cmp.Or(x.Zone, "east"), cmp.Or(x.Service, "api:80")
+		}
+		r := staged("success<99")
+		r.Status.Stage = -1
+		if why := r.Breached(Observation{Rates: []Rate{c.was}}); why != "" {
+			t.Errorf("%s: before the first stage: %s", c.name, why)
+		}
+		r = r.Counted([]Rate{c.was}).Advanced(at(1), nil)
+		why := r.Breached(Observation{Rates: []Rate{c.is}})
+		if (why != "") != c.fires || c.fires && strings.Contains(why, "before the first stage") == c.nothingSaid {
+			t.Errorf("%s: %q", c.name, why)
+		}
+	}
+	r := staged("success<99").Counted([]Rate{{"east", "api:80", 1000, 20}})
+	const want = "success<99: 90% of 100 calls of api:80 in zone east; before the first stage 98% of 1000"
+	if why := r.Breached(Observation{Rates: []Rate{{"east", "api:80", 100, 10}}}); why != want {
+		t.Errorf("%q, want %q", why, want)
+	}
+	var many []Rate
+	for i := range 2 * MaxBefore {
+		many = append(many, Rate{"east", fmt.Sprint(i), 100, 90})
+	}
+	if n := len(staged("success<99").Counted(many).Status.Before); n != MaxBefore {
+		t.Errorf("%d services are remembered", n)
+	}
+}
+
+// Calls are counted before the first stage where a guard watches them, and only there.
+func TestBegins(t *testing.T) {
+	if r := staged("rejected>0").Begun(at(0), map[string]int{"east": 3}); r.Status.Stage != 0 || r.Status.Connected["east"] != 3 {
+		t.Errorf("%+v", r.Status)
+	}
+	r := staged("rejected>0", "success<99").Begun(at(0), map[string]int{"east": 3})
+	if r.Status.Stage != -1 || len(r.Zones()) != 0 || r.Reached("east") || r.Staged("east") != nil {
+		t.Fatalf("before the first stage %v have it: %+v", r.Zones(), r.Status)
+	}
+	short := r
+	short.Spec.Pause.Duration = 10 * time.Second
+	failing := Observation{Settled: true, Rates: []Rate{{"east", "api:80", 100, 90}}}
+	unknown := Observation{Settled: true, Unknown: "zone east does not say"}
+	for _, c := range []struct {
+		name  string
+		r     Rollout
+		o     Observation
+		after time.Duration
+		want  Move
+		why   string
+	}{
+		{"counting", r, failing, 20 * time.Second, Stay, "counting calls, 40s left"},
+		{"a minute is over", r, failing, time.Minute, Advance, ""},
+		{"as short as the pause", short, failing, 9 * time.Second, Stay, "counting calls, 1s left"},
+		{"the pause is over", short, failing, 10 * time.Second, Advance, ""},
+		{"promoted", r.Skipped(), unknown, time.Second, Advance, ""},
+		{"a zone has not told", r, unknown, time.Minute + CountedGrace - time.Second, Stay, "zone east does not say"},
+		{"a zone does not tell", r, unknown, time.Minute + CountedGrace, Advance, ""},
+	} {
+		if move, why := c.r.Next(c.o, at(0).Add(c.after)); move != c.want || why != c.why {
+			t.Errorf("%s: %s %q, want %s %q", c.name, move, why, c.want, c.why)
+		}
+	}
+	res, err := r.Counted(failing.Rates).Advanced(at(1), nil).Resource()
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := Decode(res)
+	if was, ok := back.Before("east", "api:80"); err != nil || !ok || was != failing.Rates[0] || back.Status.Stage != 0 {
+		t.Errorf("%+v, %v, %v", was, ok, err)
 	}
 }
 

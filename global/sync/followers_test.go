@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	globalsync "github.com/tombolo-mesh/tombolo/global/sync"
+	"github.com/tombolo-mesh/tombolo/proto/zonesync"
 	zonesyncv1 "github.com/tombolo-mesh/tombolo/proto/zonesync/v1"
 )
 
@@ -88,6 +89,20 @@ func TestFollowerLeads(t *testing.T) {
 		if n := f.server.Zones()[0].Instances; n != 2 {
 			t.Errorf("%d instances", n)
 		}
+		// What each knows of its own proxies all are asked, and none may be missing.
+		all := func() (string, error) {
+			var out bytes.Buffer
+			err := f.server.Inspect(context.Background(), "east", globalsync.Question{What: zonesync.WhatSuccess}, &out)
+			return out.String(), err
+		}
+		if got, err := all(); err != nil || got != "answer to successanswer to success" {
+			t.Errorf("%q, %v", got, err)
+		}
+		first.reports.answer = func(context.Context, globalsync.Question, io.Writer) error { return errors.New("cannot tell") }
+		if got, err := all(); !errors.Is(err, globalsync.ErrInspect) {
+			t.Errorf("one of two answers, and that is all: %q, %v", got, err)
+		}
+		first.reports.answer = nil
 		// A proxy is asked where it is.
 		second.reports.answer = func(context.Context, globalsync.Question, io.Writer) error { return errors.New("no such proxy here") }
 		var out bytes.Buffer

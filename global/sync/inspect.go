@@ -74,7 +74,8 @@ type Question = zonesync.Question
 
 // Inspect asks a zone and copies the answer. The zone is told when ctx ends or w
 // fails before the answer is complete. A question about one proxy goes to the
-// instances of the zone until one has it.
+// instances of the zone until one has it; of some questions (zonesync.OfEvery) the
+// answers of all instances come one after the other.
 func (s *Server) Inspect(ctx context.Context, zone string, q Question, w io.Writer) error {
 	if len(q.Body) > zonesync.MaxQuestionBytes {
 		return fmt.Errorf("inspect zone %s: %w", zone, ErrQuestion)
@@ -91,7 +92,8 @@ func (s *Server) InspectHere(ctx context.Context, zone string, q Question, w io.
 	return s.inspectAny(ctx, zone, q, w, nil)
 }
 
-// inspectAny asks the instances of a zone, the leader first, until one answers.
+// inspectAny asks the instances of a zone, the leader first, until one answers; of what
+// every instance answers for itself (zonesync.OfEvery), all of them.
 // Those at another instance of global are asked by way of elsewhere, if it is not nil.
 func (s *Server) inspectAny(ctx context.Context, zone string, q Question, w io.Writer, elsewhere func(context.Context, string, string, Question, io.Writer) error) error {
 	type place struct {
@@ -121,6 +123,12 @@ func (s *Server) inspectAny(ctx context.Context, zone string, q Question, w io.W
 			err = p.stream.inspect(ctx, q, out)
 		} else {
 			err = elsewhere(ctx, p.peer, zone, q, out)
+		}
+		if zonesync.OfEvery(q.What) {
+			if err != nil {
+				return err // a part of the answer would pass for all
+			}
+			continue
 		}
 		// The proxy may be another instance's, unless this one has begun to answer.
 		if err == nil || out.n > 0 || !errors.Is(err, ErrInspect) {

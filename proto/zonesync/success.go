@@ -7,13 +7,22 @@ import "github.com/tombolo-mesh/tombolo/mesh"
 // an error.
 const WhatSuccess = "success"
 
+// OfEvery says which questions every instance of a zone answers for itself: an
+// instance can ask the proxies alone that are connected to it. Their answers come one
+// after the other.
+func OfEvery(what string) bool { return what == WhatSuccess }
+
 // Success names what is staged.
 type Success struct {
 	// Documents that are rolled out.
 	Documents []mesh.Key `json:"documents"`
+	// Before has them as they will be, while the zone has not: how calls go now that
+	// they will have a say in.
+	Before []PlannedChange `json:"before,omitempty"`
 }
 
-// SuccessCounts is what a sample of the proxies that the documents reach has counted.
+// SuccessCounts is what a sample of the proxies that the documents reach, and that are
+// connected to one instance of the zone, has counted.
 type SuccessCounts struct {
 	// Reached proxies are connected, and the documents have a say in what they do.
 	Reached int `json:"reached"`

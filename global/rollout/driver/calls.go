@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	gosync "sync"
 	"time"
@@ -17,8 +18,10 @@ import (
 )
 
 const (
-	// askEvery is how often a zone is asked how calls go.
-	askEvery = 3 * time.Second
+	// askEvery is how often a zone is asked how calls go, and askBefore before the first
+	// stage: it compiles the documents for each answer.
+	askEvery  = 3 * time.Second
+	askBefore = 10 * time.Second
 	// askTime is how long it has to answer.
 	askTime = 20 * time.Second
 	// stale is how old the last answer may be.
@@ -30,8 +33,13 @@ const (
 	maxRates  = 1000
 )
 
-// place is a zone under a rollout.
-type place struct{ rollout, zone string }
+// place is a zone under a rollout, or before its first stage.
+type place struct {
+	rollout, zone string
+	before        bool
+}
+
+func placeOf(r rollout.Rollout, zone string) place { return place{r.Name, zone, r.Status.Stage < 0} }
 
 // counted is what a zone said of how calls go.
 type counted struct {
@@ -78,7 +86,7 @@ func (c *calls) forget(running []rollout.Rollout) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for p := range c.places {
-		if !slices.ContainsFunc(running, func(r rollout.Rollout) bool { return r.Name == p.rollout }) {
+		if !slices.ContainsFunc(running, func(r rollout.Rollout) bool { return placeOf(r, p.zone) == p }) {
 			delete(c.places, p)
 		}
 	}
@@ -86,11 +94,16 @@ func (c *calls) forget(running []rollout.Rollout) {
 
 // ask asks zones, those whose turn it is.
 func (c *calls) ask(ctx context.Context, r rollout.Rollout, zones []string, settled bool) {
-	var keys []mesh.Key
+	var asked zonesync.Success
+	often := askEvery
 	for _, d := range r.Spec.Documents {
-		keys = append(keys, d.Key())
+		asked.Documents = append(asked.Documents, d.Key())
+		if r.Status.Stage < 0 {
+			often = askBefore
+			asked.Before = append(asked.Before, zonesync.PlannedOf(mesh.Change{Resource: mesh.Resource{Key: d.Key(), Labels: d.Labels, Spec: d.Spec}}))
+		}
 	}
-	body, err := json.Marshal(zonesync.Success{Documents: keys})
+	body, err := json.Marshal(asked)
 	if err != nil {
 		c.cfg.Log.Error("a rollout cannot be asked about", "rollout", r.Name, "err", err)
 		return
@@ -99,7 +112,7 @@ func (c *calls) ask(ctx context.Context, r rollout.Rollout, zones []string, sett
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, zone := range zones {
-		p := place{r.Name, zone}
+		p := placeOf(r, zone)
 		known := c.places[p]
 		if known == nil {
 			known = &counted{unsettled: now}
@@ -108,7 +121,7 @@ func (c *calls) ask(ctx context.Context, r rollout.Rollout, zones []string, sett
 		if !settled {
 			known.unsettled = now
 		}
-		if c.busy[zone] || now.Sub(known.asked) < askEvery {
+		if c.busy[zone] || now.Sub(known.asked) < often {
 			continue
 		}
 		known.asked, c.busy[zone] = now, true
@@ -124,7 +137,7 @@ func (c *calls) inquire(ctx context.Context, p place, body []byte) {
 	text := &bounded{}
 	err := c.cfg.Fleet.Inspect(ctx, p.zone, sync.Question{What: zonesync.WhatSuccess, Body: body}, text)
 	if err == nil {
-		err = json.Unmarshal(text.text.Bytes(), &said)
+		said, err = together(&text.text)
 	}
 	if err == nil && said.Silent > 0 && len(said.Proxies) == 0 {
 		err = fmt.Errorf("none of %d proxies tells its counters", said.Silent)
@@ -138,6 +151,26 @@ func (c *calls) inquire(ctx context.Context, p place, body []byte) {
 		return // it ended meanwhile
 	}
 	known.take(said, err, now)
+}
+
+// together reads the answers of the instances of a zone.
+func together(answers io.Reader) (out zonesync.SuccessCounts, err error) {
+	proxies := map[string]bool{}
+	for next := json.NewDecoder(answers); ; {
+		var one zonesync.SuccessCounts
+		if err := next.Decode(&one); errors.Is(err, io.EOF) {
+			return out, nil
+		} else if err != nil {
+			return out, fmt.Errorf("the answer cannot be read: %w", err)
+		}
+		out.Reached, out.Silent = out.Reached+one.Reached, out.Silent+one.Silent
+		for _, p := range one.Proxies {
+			if !proxies[p.Proxy] { // one on its way from one instance to another
+				proxies[p.Proxy] = true
+				out.Proxies = append(out.Proxies, p)
+			}
+		}
+	}
 }
 
 // take keeps an answer.
@@ -192,7 +225,7 @@ func (c *calls) rates(r rollout.Rollout, zones []string) (out []rollout.Rate, un
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, zone := range zones {
-		known := c.places[place{r.Name, zone}]
+		known := c.places[placeOf(r, zone)]
 		switch {
 		case known == nil:
 			unknown = "how calls go in zone " + zone + " is not known yet"

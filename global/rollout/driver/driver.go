@@ -112,7 +112,7 @@ func (d *Driver) step(ctx context.Context, r rollout.Rollout) error {
 	o := d.Observe(r)
 	now := d.cfg.Now()
 	if r.Watches(rollout.Success) {
-		d.calls.ask(ctx, r, o.Zones, o.Settled)
+		d.calls.ask(ctx, r, d.counting(r, o), o.Settled)
 	}
 	switch move, why := r.Next(o, now); move {
 	case rollout.Abort:
@@ -120,7 +120,11 @@ func (d *Driver) step(ctx context.Context, r rollout.Rollout) error {
 		return Save(ctx, d.cfg.Store, "rollout:"+r.Name, r, r.Ended(rollout.Aborted, why, now))
 	case rollout.Advance:
 		d.cfg.Log.Info("rollout goes on", "rollout", r.Name, "stage", r.Status.Stage+2)
-		return Save(ctx, d.cfg.Store, "rollout:"+r.Name, r, r.Advanced(now, Connected(d.cfg.Fleet.Zones())))
+		next := r
+		if r.Status.Stage < 0 {
+			next = r.Counted(o.Rates)
+		}
+		return Save(ctx, d.cfg.Store, "rollout:"+r.Name, r, next.Advanced(now, Connected(d.cfg.Fleet.Zones())))
 	case rollout.Finish:
 		return d.finish(ctx, r)
 	}
@@ -190,9 +194,25 @@ func Connected(zones []sync.ZoneStatus) map[string]int {
 func (d *Driver) Observe(r rollout.Rollout) rollout.Observation {
 	o := Observe(d.cfg.Fleet, r)
 	if r.Watches(rollout.Success) {
-		o.Rates, o.Unknown = d.calls.rates(r, o.Zones)
+		o.Rates, o.Unknown = d.calls.rates(r, d.counting(r, o))
 	}
 	return o
+}
+
+// counting are the zones of which calls are counted: before the first stage all that
+// are there.
+func (d *Driver) counting(r rollout.Rollout, o rollout.Observation) []string {
+	if r.Status.Stage >= 0 {
+		return o.Zones
+	}
+	var out []string
+	all := slices.Concat(r.Spec.Stages...)
+	for _, z := range d.cfg.Fleet.Zones() {
+		if z.Online && slices.Contains(all, z.Name) {
+			out = append(out, z.Name)
+		}
+	}
+	return out
 }
 
 // Observe looks at the zones whose stage has come, as they report.

@@ -1,12 +1,14 @@
 package driver
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
 	"path/filepath"
+	"reflect"
 	"strings"
 	gosync "sync"
 	"testing"
@@ -29,6 +31,7 @@ type fleet struct {
 	states map[string]sync.ZoneState // of enabled zones
 	counts map[string]func() (zonesync.SuccessCounts, error)
 	asked  int
+	before int // of them, for what will be
 }
 
 func (f *fleet) Zones() []sync.ZoneStatus {
@@ -56,6 +59,11 @@ func (f *fleet) Inspect(_ context.Context, zone string, q sync.Question, w io.Wr
 	var body zonesync.Success
 	if err := json.Unmarshal(q.Body, &body); err != nil || q.What != zonesync.WhatSuccess || len(body.Documents) != 1 || body.Documents[0].Name != "t" {
 		return errors.New("another question: " + string(q.Body))
+	}
+	if len(body.Before) > 0 {
+		if f.before++; string(body.Before[0].Spec) != `{"to":[]}` {
+			return errors.New("other documents: " + string(q.Body))
+		}
 	}
 	said, err := f.counts[zone]()
 	if err != nil {
@@ -226,6 +234,97 @@ func TestSuccessAborts(t *testing.T) {
 	w.look(time.Second)
 	if aborted := w.metric("tombolo_rollouts_ended_total/aborted"); aborted != 1 {
 		t.Errorf("%v aborted", aborted)
+	}
+}
+
+// begin writes the world's rollout anew, as it is when it is applied.
+func (w *world) begin() {
+	w.Helper()
+	r := w.rollout()
+	if err := Save(w.Context(), w.store, "user:ann", r, r.Begun(w.now, Connected(w.fleet.Zones()))); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// A service that failed before the first stage does not return a rollout that did
+// nothing to it; one that fails more often then does, also after a restart.
+func TestSuccessIsComparedWithBefore(t *testing.T) {
+	for name, c := range map[string]struct {
+		failed uint64 // of 100 calls, in a stage
+		phase  rollout.Phase
+		reason string
+	}{
+		"it did nothing": {10, rollout.Done, ""},
+		"it did":         {40, rollout.Aborted, "success<99: 60% of 100 calls of api:80 in zone east; before the first stage 90% of 100"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "success<99")
+			w.says("east", 100, 10)
+			w.says("west", 100, 10)
+			w.begin()
+			w.is(w.look(time.Second), rollout.Running, -1, "")
+			w.is(w.look(3*time.Second), rollout.Running, -1, "")
+			if n := w.fleet.before; n != 2 {
+				t.Errorf("%d questions before the first stage, want one of each zone: it compiles for each", n)
+			}
+			w.is(w.look(8*time.Second), rollout.Running, -1, "") // it is asked, and not waited for
+			w.is(w.look(10*time.Second), rollout.Running, 0, "")
+			before := w.fleet.before
+			w.says("east", 100, c.failed)
+			w.restart() // what was before lies in the store
+			w.is(w.look(time.Second), rollout.Running, 0, "")
+			for range 12 {
+				if r := w.look(4 * time.Second); r.Status.Phase != rollout.Running {
+					break
+				}
+			}
+			r := w.rollout()
+			w.is(r, c.phase, r.Status.Stage, c.reason)
+			if w.fleet.before != before {
+				t.Error("it is still asked for what will be")
+			}
+			if len(w.d.calls.places) > 2 {
+				t.Errorf("what was counted before is kept: %v", w.d.calls.places)
+			}
+		})
+	}
+}
+
+// Zones that do not tell hold up the first stage for a moment, and then the guard is
+// as strict as it reads; zones that are not there hold up nothing.
+func TestNobodyTellsWhatWasBefore(t *testing.T) {
+	w := newWorld(t, "success<99")
+	w.fleet.zones[1].Online = false
+	w.fails("east", sync.ErrOutdated)
+	w.begin()
+	w.is(w.look(10*time.Second), rollout.Running, -1, "")
+	w.is(w.look(rollout.CountedGrace-time.Second), rollout.Running, -1, "")
+	w.is(w.look(time.Second), rollout.Running, 0, "")
+	w.says("east", 100, 10)
+	for range 4 {
+		w.look(3 * time.Second)
+	}
+	w.is(w.rollout(), rollout.Aborted, 0, "success<99: 90% of 100 calls of api:80 in zone east")
+}
+
+// The instances of a zone answer one after the other; a proxy that is with two of them
+// counts once.
+func TestAnswersOfInstances(t *testing.T) {
+	one, two := zonesync.SuccessCounts{Reached: 2, Silent: 1, Proxies: []zonesync.ProxyCounts{counts("a", 1, 0)}},
+		zonesync.SuccessCounts{Reached: 3, Proxies: []zonesync.ProxyCounts{counts("a", 1, 0), counts("b", 2, 0)}}
+	var text bytes.Buffer
+	for _, said := range []zonesync.SuccessCounts{one, two} {
+		if err := json.NewEncoder(&text).Encode(said); err != nil {
+			t.Fatal(err)
+		}
+	}
+	whole := text.String()
+	got, err := together(strings.NewReader(whole))
+	if want := (zonesync.SuccessCounts{Reached: 5, Silent: 1, Proxies: []zonesync.ProxyCounts{counts("a", 1, 0), counts("b", 2, 0)}}); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := together(strings.NewReader(whole[:len(whole)-5])); err == nil {
+		t.Error("half of an answer is taken for all")
 	}
 }
 

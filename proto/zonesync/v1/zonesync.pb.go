@@ -1022,7 +1022,8 @@ type FactsPosition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Sequence grows by one for each Facts frame that completes.
 	Sequence uint64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	// Digest over all facts, keys sorted; hex SHA-256.
+	// Digest over all facts, in no order; hex SHA-256 of their number and of the sum of
+	// their digests.
 	Digest        string `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
