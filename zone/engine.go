@@ -56,7 +56,7 @@ type publisher interface {
 	Assign(node, group string, own *delta.Set)
 	Unassign(node string)
 	Retire(group string)
-	Progress(group string) []delta.Progress
+	AppendProgress(list []delta.Progress, group string) []delta.Progress
 	InSync(node string) bool
 	Rejections() []delta.Rejection
 	Verdicts() []delta.Verdict
@@ -148,6 +148,7 @@ type engine struct {
 	facts     *facts
 	board     *agents.Board // of the names of each mesh
 	tracker   *tracker
+	asked     []delta.Progress // by progress, each time anew
 	// planning holds a token while a plan is worked on.
 	planning chan struct{}
 	// everyone: pods have a class here whose agents are with other instances.

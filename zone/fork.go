@@ -141,16 +141,16 @@ type nobody struct{}
 
 var _ publisher = nobody{}
 
-func (nobody) Publish(string, int64, bool, ...*delta.Set) {}
-func (nobody) Assign(string, string, *delta.Set)          {}
-func (nobody) Unassign(string)                            {}
-func (nobody) Retire(string)                              {}
-func (nobody) Progress(string) []delta.Progress           { return nil }
-func (nobody) InSync(string) bool                         { return false }
-func (nobody) Rejections() []delta.Rejection              { return nil }
-func (nobody) Verdicts() []delta.Verdict                  { return nil }
-func (nobody) LastGood(string) map[delta.Key]delta.Good   { return nil }
-func (nobody) Withhold(string, []delta.Rejection)         {}
+func (nobody) Publish(string, int64, bool, ...*delta.Set)               {}
+func (nobody) Assign(string, string, *delta.Set)                        {}
+func (nobody) Unassign(string)                                          {}
+func (nobody) Retire(string)                                            {}
+func (nobody) AppendProgress([]delta.Progress, string) []delta.Progress { return nil }
+func (nobody) InSync(string) bool                                       { return false }
+func (nobody) Rejections() []delta.Rejection                            { return nil }
+func (nobody) Verdicts() []delta.Verdict                                { return nil }
+func (nobody) LastGood(string) map[delta.Key]delta.Good                 { return nil }
+func (nobody) Withhold(string, []delta.Rejection)                       {}
 
 // silent stands for the agent of a proxy in a fork.
 type silent struct{}

@@ -95,12 +95,12 @@ func (r *recorder) Retire(group string) {
 	delete(r.layers, group)
 }
 
-func (r *recorder) Progress(group string) []delta.Progress {
+func (r *recorder) AppendProgress(list []delta.Progress, group string) []delta.Progress {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p := r.progress[group]
 	r.progress[group] = slices.DeleteFunc(slices.Clone(p), func(x delta.Progress) bool { return !x.Settled.IsZero() })
-	return p
+	return append(list, p...)
 }
 
 func (r *recorder) InSync(string) bool            { return true }

@@ -194,7 +194,7 @@ func TestForksKnowEveryField(t *testing.T) {
 		of     reflect.Type
 		fields string
 	}{
-		{reflect.TypeFor[engine](), "cfg log metrics world session ops stopped dirty units proxies census named classes faulty vacant sets layers bundles built memo cold authorities domains synced kept files authored hidden changed counters given called vips names serviceNames permissions quarantines running unsaved mark liveness position moved verifiers members facts board tracker planning everyone"},
+		{reflect.TypeFor[engine](), "cfg log metrics world session ops stopped dirty units proxies census named classes faulty vacant sets layers bundles built memo cold authorities domains synced kept files authored hidden changed counters given called vips names serviceNames permissions quarantines running unsaved mark liveness position moved verifiers members facts board tracker asked planning everyone"},
 		{reflect.TypeFor[class](), "ir unit members proxy hash instances set layer compiled refs formerRefs permissions failure"},
 		{reflect.TypeFor[set](), "ref unit endpoint hash resource layers"},
 		{reflect.TypeFor[layer](), "key sets set users"},

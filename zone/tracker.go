@@ -54,8 +54,8 @@ type tracker struct {
 	counting bool            // soon
 	synced   map[string]bool // nodes whose Envoy has everything for the first time
 	marks    map[int64]*markProgress
-	upTo     int64 // applied
-	open     map[string][]delta.Progress
+	upTo     int64                 // applied
+	open     map[string][]openMark // by group
 	present  int
 	total    int
 	problems []problem
@@ -70,6 +70,13 @@ type markProgress struct {
 	// groups, until it is settled; then final is what they came to.
 	groups map[string]*groupProgress
 	final  *zonesyncv1.ChangeProgress
+}
+
+// openMark is a publication that proxies are behind with.
+type openMark struct {
+	mark      int64
+	published time.Time
+	behind    int
 }
 
 // groupProgress sums up the publications of one mark in a group: the proxies of
@@ -87,7 +94,7 @@ var _ zonesync.Reports = (*tracker)(nil)
 
 func newTracker() *tracker {
 	return &tracker{wake: make(chan struct{}, 1), changed: make(chan struct{}, 1), groups: map[string]bool{}, synced: map[string]bool{},
-		marks: map[int64]*markProgress{}, open: map[string][]delta.Progress{}, bell: make(chan struct{})}
+		marks: map[int64]*markProgress{}, open: map[string][]openMark{}, bell: make(chan struct{})}
 }
 
 // onProgress is called by the xDS server. How many are done is asked for now and
@@ -224,9 +231,9 @@ func (t *tracker) update(group string, list []delta.Progress, now time.Time) {
 		return g
 	}
 	for _, p := range t.open[group] {
-		at(p.Mark, p.Published)
+		at(p.mark, p.published)
 	}
-	t.open[group] = nil
+	open := t.open[group][:0]
 	for _, p := range list {
 		g := at(p.Mark, p.Published)
 		if !p.Settled.IsZero() {
@@ -238,7 +245,7 @@ func (t *tracker) update(group string, list []delta.Progress, now time.Time) {
 				g.closed.Settled = p.Settled
 			}
 		} else {
-			t.open[group] = append(t.open[group], p)
+			open = append(open, openMark{p.Mark, p.Published, p.Behind})
 			g.behind = max(g.behind, p.Behind)
 			g.behindNodes = p.BehindNodes
 		}
@@ -250,8 +257,10 @@ func (t *tracker) update(group string, list []delta.Progress, now time.Time) {
 			g.settled = p.Settled
 		}
 	}
-	if len(t.open[group]) == 0 {
+	if len(open) == 0 {
 		delete(t.open, group)
+	} else {
+		t.open[group] = open
 	}
 }
 
@@ -324,7 +333,7 @@ func (t *tracker) wait(ctx context.Context, groups map[string]bool) error {
 		t.mu.Lock()
 		bell, behind := t.bell, false
 		for g := range groups {
-			behind = behind || slices.ContainsFunc(t.open[g], func(p delta.Progress) bool { return p.Behind > 0 })
+			behind = behind || slices.ContainsFunc(t.open[g], func(p openMark) bool { return p.behind > 0 })
 		}
 		t.mu.Unlock()
 		if !behind {
@@ -405,7 +414,9 @@ func (e *engine) progress() {
 	now := time.Now()
 	for _, g := range groups {
 		if e.classes[g] != nil {
-			e.tracker.update(g, e.cfg.delta.Progress(g), now)
+			e.asked = e.cfg.delta.AppendProgress(e.asked[:0], g)
+			e.tracker.update(g, e.asked, now)
+			clear(e.asked)
 		}
 	}
 	if len(groups) > 0 {

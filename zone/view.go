@@ -194,8 +194,8 @@ func (t *tracker) behind(group string, in span) int {
 	defer t.mu.Unlock()
 	n := 0
 	for _, p := range t.open[group] {
-		if !p.Published.Before(in.from) && !p.Published.After(in.to) {
-			n = max(n, p.Behind)
+		if !p.published.Before(in.from) && !p.published.After(in.to) {
+			n = max(n, p.behind)
 		}
 	}
 	return n

@@ -210,8 +210,9 @@ func (g *group) notify(settled bool) {
 	g.server.events = append(g.server.events, func() { g.server.cfg.OnProgress(g.name, settled) })
 }
 
-func (g *group) progress() []Progress {
-	list := g.settled
+func (g *group) appendProgress(list []Progress) []Progress {
+	from := len(list)
+	list = append(list, g.settled...)
 	g.settled, g.notified = nil, false
 	var behind []string
 	for _, p := range g.open {
@@ -224,13 +225,13 @@ func (g *group) progress() []Progress {
 		shown.BehindNodes = behind
 		list = append(list, shown)
 	}
-	slices.SortStableFunc(list, func(a, b Progress) int { return cmp.Compare(a.Mark, b.Mark) })
+	slices.SortStableFunc(list[from:], func(a, b Progress) int { return cmp.Compare(a.Mark, b.Mark) })
 	return list
 }
 
 // behind names nodes that are not done with a version, sorted.
 func (g *group) behind(version int64) []string {
-	var names []string
+	names := make([]string, 0, maxShown)
 	for st := range g.streams {
 		if st.done < version {
 			names = append(names, st.node.id)

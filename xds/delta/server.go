@@ -218,13 +218,16 @@ func (s *Server) group(name string) *group {
 // publication when it answered everything that was published up to it or later.
 // At most 128 publications are kept unsettled (and as many settled ones for the
 // next call): beyond that the oldest is dropped, and settles with the next mark.
-func (s *Server) Progress(group string) []Progress {
+func (s *Server) Progress(group string) []Progress { return s.AppendProgress(nil, group) }
+
+// AppendProgress appends Progress of a group to a list, for those who ask often.
+func (s *Server) AppendProgress(list []Progress, group string) []Progress {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if g := s.groups[group]; g != nil {
-		return g.progress()
+		return g.appendProgress(list)
 	}
-	return nil
+	return list
 }
 
 // InSync reports whether a node is connected and has ACKed all that its group has.
