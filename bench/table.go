@@ -22,8 +22,8 @@ type row struct {
 	missing string
 }
 
-// tolerance is how many times the floor may be taken of what not even the floor has in its budget.
-const tolerance = 1.5
+// tolerance is how many times its budget, or the floor where that is above the budget, a figure may be.
+const tolerance = 2
 
 func format(rows []row) string {
 	var b strings.Builder
@@ -59,12 +59,12 @@ func number(v float64) string {
 	return fmt.Sprintf("%.3g", v)
 }
 
-// missed are the budgets that were missed by more than twice, or, where the machine's
-// floor is above the budget, what took more than tolerance times the floor.
+// missed are the budgets that were missed by more than twice. Where the machine's floor
+// is above the budget, the floor is the budget.
 func missed(rows []row) error {
 	var err error
 	for _, r := range rows {
-		if r.budget == nil || r.got <= 2**r.budget {
+		if r.budget == nil || r.got <= tolerance**r.budget {
 			continue
 		}
 		if r.floor > 0 && r.got > *r.budget*r.floor {

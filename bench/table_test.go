@@ -30,7 +30,7 @@ func TestBudgetsBelowTheFloor(t *testing.T) {
 	for _, c := range []struct {
 		got, floor float64
 		missed     bool
-	}{{45, 1.2, false}, {45, 1.6, true}, {39, 3, false}, {45, 3, true}, {45, 0, true}} {
+	}{{45, 1.2, false}, {45, 2, false}, {45, 2.1, true}, {39, 3, false}, {45, 3, true}, {45, 0, true}} {
 		r := row{what: "a change", got: c.got, budget: new(20.0), floor: c.floor}
 		if err := missed([]row{r}); (err != nil) != c.missed {
 			t.Errorf("%g, %g times the floor: %v", c.got, c.floor, err)
