@@ -35,6 +35,9 @@ type group struct {
 	// awaiting are versions that some of its streams wait for others to try.
 	awaiting map[proof]struct{}
 	alarm    *time.Timer // wakes those who sleep meanwhile
+	// gathering: what was published waits for the next step; stepped is when the last was.
+	gathering bool
+	stepped   time.Time
 }
 
 // change is what a publication changed, for streams to catch up with.
@@ -80,6 +83,10 @@ func (g *group) publish(mark int64, urgent bool, layers []*Set, now time.Time) {
 	}
 	g.open = append(g.open, p)
 	clear(g.awaiting) // who still waits says so again
+	if g.gathers(keys, now) {
+		g.notify(false)
+		return
+	}
 	sleep := g.trying(keys, urgent, now)
 	for st := range g.streams {
 		if !sleep || st.settled == nil {

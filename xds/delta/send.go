@@ -23,7 +23,7 @@ const (
 
 // next decides what is sent now, or until when to wait (zero: until woken).
 func (st *stream) next(now time.Time) (*discoveryv3.DeltaDiscoveryResponse, time.Time) {
-	if !st.node.group.published {
+	if g := st.node.group; !g.published || g.gathering && (st.riding != nil && !st.pending() || st.even(now)) {
 		return nil, time.Time{}
 	}
 	if resp, wait := st.ride(now); resp != nil || !wait.IsZero() {

@@ -43,6 +43,7 @@ type Server struct {
 	events    []func()
 	flushing  bool
 	dispatch  dispatch
+	pace      time.Duration // that steps of endpoints take
 }
 
 // proof is a version of a resource that some Envoy has accepted.

@@ -223,6 +223,9 @@ func (st *stream) landed(req *discoveryv3.DeltaDiscoveryRequest, now time.Time) 
 	s := st.server
 	t.flights, t.base, t.answered, st.riding = nil, f.view, now, nil
 	s.metrics.of(t.typeURL).acks.Observe(now.Sub(f.sent).Seconds())
+	if t.typeURL == endpointType {
+		st.node.group.paced(f, now)
+	}
 	if w := f.wave; w.booked != s.refusals+1 {
 		w.booked = s.refusals + 1
 		v := st.view()

@@ -11,8 +11,9 @@ func fleet(t *testing.T) *class {
 	return newClass(t, 4, res(clusterType, "a", "1"), res(endpointType, "a", "1"), res(endpointType, "b", "1"), res(routeType, "r", "1"), res(routeType, "s", "1"))
 }
 
-// move publishes endpoints of a and b.
+// move publishes endpoints of a and b, when they wait for no step.
 func (c *class) move(mark int64, a, b string, more ...*Resource) {
+	c.now = c.now.Add(maxPace)
 	c.publish(mark, false, append(more, res(clusterType, "a", "1"), res(endpointType, "a", a), res(endpointType, "b", b), res(routeType, "r", "1"), res(routeType, "s", "1"))...)
 }
 
