@@ -270,8 +270,10 @@ func (w *twin) hangs(one, other string) {
 	w.t.Helper()
 	first, second := w.writes(one), w.writes(other)
 	w.eventually(60*time.Second, "both write", func() bool { return first.count() >= 3 && second.count() >= 3 })
+	began := time.Now()
 	must(w.t, w.procs[one].Pause())
 	w.leave("hangs", other)
+	w.notices("hangs", one, other, began)
 	more := second.count()
 	w.eventually(60*time.Second, "the one that does not hang writes on", func() bool { return second.count() > more+3 })
 	west := w.zones["west"]
@@ -298,8 +300,10 @@ func (w *twin) hangs(one, other string) {
 // says so.
 func (w *twin) vanishes(one, other string) {
 	w.t.Helper()
+	began := time.Now()
 	must(w.t, w.hosts[one].Unplug())
 	w.leave("is cut off", other)
+	w.notices("is cut off", one, other, began)
 	must(w.t, w.hosts[one].Plug())
 	w.identify()
 	w.answersOf(one)
@@ -319,6 +323,37 @@ func (w *twin) leave(why, other string) {
 	if took > zoneBack*sharedMachine {
 		w.t.Errorf("the zones have left the one that %s after %s, the budget is %s × %d", why, took, zoneBack, sharedMachine)
 	}
+}
+
+// hangNoticed is how soon an instance of global knows that another hangs.
+const hangNoticed = 4 * time.Second
+
+// notices asserts that one global knows soon that it does not reach the other.
+func (w *twin) notices(why, one, other string, began time.Time) {
+	w.t.Helper()
+	w.eventually(60*time.Second, "the other instance knows of the one that "+why, func() bool {
+		out, err := w.at(other, "", "get", "instances", "-o", "json")
+		var list []struct {
+			ID        string
+			Connected bool
+			Since     time.Time
+		}
+		if err != nil || json.Unmarshal([]byte(out), &list) != nil {
+			return false
+		}
+		for _, i := range list {
+			if i.ID == w.ids[one] && !i.Connected && i.Since.After(began) {
+				took := i.Since.Sub(began)
+				w.t.Logf("the other instance has noticed after %s", took.Round(time.Millisecond))
+				w.tell("a global "+why+": the other instance notices", took, hangNoticed)
+				if took > 2*hangNoticed {
+					w.t.Errorf("the other instance has noticed after %s, the budget is %s × 2", took, hangNoticed)
+				}
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // writtenOnce asserts that what was acknowledged is there, and is one change each.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -28,6 +29,9 @@ const (
 	maxBackoff = 2 * time.Second
 	dialTime   = 3 * time.Second
 )
+
+// maxHeaders bounds what another instance says around its messages, errors included.
+const maxHeaders = 64 << 10
 
 // link is the connection to one other instance.
 type link struct {
@@ -72,9 +76,10 @@ func (l *link) run(fleet Fleet) {
 
 // watch dials and takes what the other tells until the connection ends.
 func (l *link) watch(fleet Fleet, healthy func()) error {
+	var older atomic.Bool
 	options := append([]grpc.DialOption{
-		grpc.WithTransportCredentials(credentials.NewTLS(l.p.dialTLS(l.record))),
-		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: dialTime}),
+		grpc.WithTransportCredentials(attentive{credentials.NewTLS(l.p.dialTLS(l.record)), &older}),
+		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: dialTime}), grpc.WithMaxHeaderListSize(maxHeaders),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(zonesync.MaxMessageBytes), grpc.MaxCallSendMsgSize(zonesync.MaxMessageBytes)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: zonesync.KeepaliveTime, Timeout: zonesync.KeepaliveTimeout}),
 	}, l.p.cfg.DialOptions...)
@@ -87,15 +92,17 @@ func (l *link) watch(fleet Fleet, healthy func()) error {
 	if err != nil {
 		return fmt.Errorf("watch instance %s at %s: %w", l.id, l.record.Address, err)
 	}
-	for {
+	for beats := false; ; {
 		u, err := stream.Recv()
 		if err != nil {
 			return fmt.Errorf("watch instance %s at %s: %w", l.id, l.record.Address, err)
 		}
+		beats = beats || !u.GetCurrent() && len(u.GetMembers()) == 0
 		for _, m := range u.GetMembers() {
 			fleet.Import(l.id, m)
 		}
 		if u.GetCurrent() {
+			older.Store(!beats)
 			healthy()
 			fleet.Reached(l.id)
 			l.set(conn, nil)
@@ -134,13 +141,13 @@ func (p *Peers) Ask(ctx context.Context, instance, zone string, q sync.Question,
 	}
 	p.mu.Unlock()
 	if conn == nil {
-		return fmt.Errorf("instance %s of global is gone: %w", instance, sync.ErrZoneOffline)
+		return noAnswer(instance, "it is not connected")
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := peersv1.NewPeersClient(conn).Inspect(ctx)
 	if err != nil {
-		return fromStatus(instance, err)
+		return fromStatus(ctx, instance, err)
 	}
 	for i, part := range q.Frames(0) {
 		ask := &peersv1.Ask{Question: part}
@@ -157,7 +164,7 @@ func (p *Peers) Ask(ctx context.Context, instance, zone string, q sync.Question,
 		if errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
-			return fromStatus(instance, err)
+			return fromStatus(ctx, instance, err)
 		}
 		if _, err := w.Write(a.GetChunk()); err != nil {
 			return err
@@ -194,18 +201,21 @@ func (e remoteError) Error() string { return e.text }
 // Unwrap is the error that callers branch on.
 func (e remoteError) Unwrap() error { return e.is }
 
-func fromStatus(instance string, err error) error {
+// noAnswer is the error of a question to an instance that has the zone.
+func noAnswer(instance, why string) error {
+	return remoteError{fmt.Sprintf("instance %s of global, which the zone is connected to, does not answer: %s", instance, why), sync.ErrZoneUnknown}
+}
+
+func fromStatus(ctx context.Context, instance string, err error) error {
 	st := status.Convert(err)
 	if known := inspectErrors()[st.Code()]; known != nil {
 		return remoteError{st.Message(), known}
 	}
-	switch st.Code() {
-	case codes.Unavailable:
-		return fmt.Errorf("instance %s of global does not answer: %w", instance, sync.ErrZoneOffline)
-	case codes.DeadlineExceeded:
-		return fmt.Errorf("instance %s of global: %w", instance, context.DeadlineExceeded)
-	case codes.Canceled:
-		return fmt.Errorf("instance %s of global: %w", instance, context.Canceled)
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("instance %s of global: %w", instance, ctx.Err())
+	case st.Code() == codes.Unavailable, st.Code() == codes.Canceled: // its connection has ended
+		return noAnswer(instance, st.Message())
 	}
 	return fmt.Errorf("instance %s of global: %s", instance, st.Message())
 }

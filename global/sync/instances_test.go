@@ -45,7 +45,11 @@ type instances struct {
 	live map[string]*instance
 	// parted: instances do not reach each other.
 	parted bool
-	links  []net.Conn
+	// frozen, until it is closed: nothing passes between instances, and nothing says so.
+	frozen chan struct{}
+	// older: instances that begin are of an older version.
+	older bool
+	links []net.Conn
 }
 
 // instance is one global.
@@ -55,6 +59,18 @@ type instance struct {
 	lis    *bufconn.Listener
 	conns  []net.Conn
 	kill   func()
+}
+
+// older is what an instance tells that does not beat.
+type older struct{ *globalsync.Server }
+
+func (o older) Export(ctx context.Context, send func(*peersv1.Update) error) error {
+	return o.Server.Export(ctx, func(u *peersv1.Update) error {
+		if len(u.GetMembers()) == 0 && !u.GetCurrent() {
+			return nil
+		}
+		return send(u)
+	})
 }
 
 // roster is where instances find each other, in memory.
@@ -162,6 +178,9 @@ func (in *instances) begin(name string, keys *store.Keyring) *instance {
 			}
 			conn, err := in.connect(ctx, address)
 			if err == nil {
+				conn, err = in.proxied(conn)
+			}
+			if err == nil {
 				in.mu.Lock()
 				i.conns = append(i.conns, conn)
 				in.links = append(in.links, conn)
@@ -176,7 +195,11 @@ func (in *instances) begin(name string, keys *store.Keyring) *instance {
 	creds := credentials.NewTLS(i.peers.TLS(&tls.Config{Certificates: []tls.Certificate{*in.zoneCA}}))
 	gs := grpc.NewServer(append(globalsync.ServerOptions(), in.tap(), grpc.Creds(creds))...)
 	i.server.Register(gs)
-	i.peers.Register(gs, i.server)
+	var told peers.Fleet = i.server
+	if in.older {
+		told = older{i.server}
+	}
+	i.peers.Register(gs, told)
 	ctx, cancel := context.WithCancel(context.Background())
 	var all gosync.WaitGroup
 	all.Go(func() { _ = i.server.Run(ctx) })
@@ -210,6 +233,46 @@ func (in *instances) part(parted bool) {
 		c.Close()
 	}
 	in.links = nil
+}
+
+// freeze has the connections between instances pass nothing, nor end, or go on.
+func (in *instances) freeze(frozen bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if frozen {
+		in.frozen = make(chan struct{})
+	} else if in.frozen != nil {
+		close(in.frozen)
+		in.frozen = nil
+	}
+}
+
+// proxied is a connection whose bytes go through a proxy, which stops as freeze says.
+func (in *instances) proxied(server net.Conn) (net.Conn, error) {
+	pass := func(to, from net.Conn) {
+		defer to.Close()
+		defer from.Close()
+		for b := make([]byte, 1<<12); ; {
+			n, err := from.Read(b)
+			in.mu.Lock()
+			frozen := in.frozen
+			in.mu.Unlock()
+			if frozen != nil {
+				<-frozen
+			}
+			if _, failed := to.Write(b[:n]); err != nil || failed != nil {
+				return
+			}
+		}
+	}
+	l := bufconn.Listen(1 << 16)
+	go func() {
+		if near, err := l.Accept(); err == nil {
+			go pass(server, near)
+			pass(near, server)
+		}
+	}()
+	return l.Dial()
 }
 
 // alike waits until both instances say the same of the zones and of a change, and returns it.
@@ -414,6 +477,89 @@ func TestInstancesThatDoNotReachEachOther(t *testing.T) {
 			}
 			return nil
 		})
+	})
+}
+
+// TestInstanceThatHangs: the other side of a connection that passes nothing any more,
+// and does not end, is noticed soon. What it was asked fails with its name, and what is
+// asked from then on at once.
+func TestInstanceThatHangs(t *testing.T) {
+	many(t, func(t *testing.T, in *instances, a, b *instance) {
+		in.place("east", "a")
+		in.place("west", "b")
+		in.seeded("east", "west")
+		rev := in.write(put(aTimeout("t", 2)))
+		in.settled()
+		in.alike(rev, a, b, "east@a online=true; west@b online=true; east done(1,1,0); west done(1,1,0)")
+		time.Sleep(time.Minute) // of the bubble's clock
+		if got := b.peers.Instances()[0]; time.Since(got.Since) < time.Minute {
+			t.Errorf("the connection did not last: %+v", got)
+		}
+
+		in.freeze(true)
+		defer in.freeze(false)
+		began := time.Now()
+		ask := func(body int) error {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			return b.server.Inspect(ctx, "east", globalsync.Question{What: "plan", Body: bytes.Repeat([]byte("q"), body)}, io.Discard)
+		}
+		asked := make(chan error, 2)
+		for _, body := range []int{0, 4 << 20} { // one more than the connection takes before it is answered
+			go func() { asked <- ask(body) }()
+		}
+		for range cap(asked) {
+			err := <-asked
+			if took := time.Since(began); took < 2*time.Second || took > 4*time.Second {
+				t.Errorf("answered after %s: %v", took, err)
+			}
+			if !errors.Is(err, globalsync.ErrZoneUnknown) || !strings.Contains(err.Error(), "inspect zone east: instance a of global, which the zone is connected to, does not answer") || !strings.Contains(err.Error(), "it was silent for 3.5s") {
+				t.Errorf("inspection: %v", err)
+			}
+		}
+		in.eventually("unknown", func() error {
+			if got := states(b.server, rev); got != "east@ online=false; west@b online=true; east done; west done" {
+				return errors.New(got)
+			}
+			return nil
+		})
+		if took := time.Since(began); took > 4*time.Second {
+			t.Errorf("unknown after %s", took)
+		}
+		again := time.Now()
+		if err := ask(0); !errors.Is(err, globalsync.ErrZoneUnknown) || !strings.Contains(err.Error(), "instance a of global") || time.Since(again) > 0 {
+			t.Errorf("asked once more: %v after %s", err, time.Since(again))
+		}
+
+		in.freeze(false)
+		in.eventually("known again", func() error {
+			if got := states(b.server, rev); got != "east@a online=true; west@b online=true; east done; west done" {
+				return errors.New(got)
+			}
+			return nil
+		})
+		if err := ask(0); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestOlderInstance: one that does not beat is not taken for one that hangs.
+func TestOlderInstance(t *testing.T) {
+	many(t, func(t *testing.T, in *instances, a, b *instance) {
+		b.kill()
+		in.older = true
+		in.begin("c", in.keys)
+		in.eventually("connected", func() error {
+			if all := a.peers.Instances(); len(all) != 2 || !all[1].Connected {
+				return fmt.Errorf("%+v", all)
+			}
+			return nil
+		})
+		time.Sleep(time.Minute) // of the bubble's clock
+		if got := a.peers.Instances()[1]; !got.Connected || time.Since(got.Since) < time.Minute {
+			t.Errorf("the connection did not last: %+v", got)
+		}
 	})
 }
 

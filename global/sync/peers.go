@@ -24,9 +24,12 @@ const exportPause = 2 * time.Millisecond
 
 // Export tells another instance of global of the zones that are connected to this
 // one: everything first, then what changes, until ctx ends or send fails. A send
-// that takes long delays nobody; what changes meanwhile goes out as one.
+// that takes long delays nobody; what changes meanwhile goes out as one. It begins
+// with a beat, and beats while there is nothing to tell.
 func (s *Server) Export(ctx context.Context, send func(*peersv1.Update) error) error {
 	told, step := map[memberID]cursor{}, uint64(0)
+	beat := time.NewTicker(zonesync.Beat)
+	defer beat.Stop()
 	for first := true; ; first = false {
 		s.mu.Lock()
 		changed := s.changed
@@ -36,7 +39,7 @@ func (s *Server) Export(ctx context.Context, send func(*peersv1.Update) error) e
 		}
 		s.mu.Unlock()
 		if first {
-			updates = append(updates, &peersv1.Update{Current: true})
+			updates = slices.Concat([]*peersv1.Update{{}}, updates, []*peersv1.Update{{Current: true}})
 		}
 		for _, u := range updates {
 			if err := send(u); err != nil {
@@ -48,6 +51,10 @@ func (s *Server) Export(ctx context.Context, send func(*peersv1.Update) error) e
 		}
 		select {
 		case <-changed:
+		case <-beat.C:
+			if err := send(&peersv1.Update{}); err != nil {
+				return err
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		}

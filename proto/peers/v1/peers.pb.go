@@ -73,7 +73,9 @@ func (x *WatchRequest) GetCapabilities() uint32 {
 	return 0
 }
 
-// Update is a part of what the instance knows.
+// Update is a part of what the instance knows. One with nothing in it is a beat: the
+// first of a watch is, and so are those that come 2.5 times a second while there is
+// nothing to tell. An instance of an older version does not beat.
 type Update struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Members []*Member              `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
