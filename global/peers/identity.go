@@ -77,8 +77,14 @@ func (r record) seal(keys *store.Keyring, id string) ([]byte, error) {
 	return keys.Seal(recordKey(id), plain)
 }
 
+// maxRecord bounds a sealed record in bytes.
+const maxRecord = 4096
+
 func openRecord(keys *store.Keyring, id string, sealed []byte) (record, error) {
 	var r record
+	if len(sealed) > maxRecord {
+		return r, fmt.Errorf("record of instance %.64q: has more than %d bytes", id, maxRecord)
+	}
 	plain, err := keys.Open(recordKey(id), sealed)
 	if err != nil {
 		return r, err

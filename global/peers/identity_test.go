@@ -2,6 +2,7 @@ package peers
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 	"time"
 
@@ -40,7 +41,7 @@ func TestRecordIsBoundToItsInstanceAndKeys(t *testing.T) {
 			t.Errorf("%s: taken as %+v", name, got)
 		}
 	}
-	for _, bad := range []record{{Address: "nowhere", Key: "x"}, {Address: "10.0.0.1:5685"}} {
+	for _, bad := range []record{{Address: "nowhere", Key: "x"}, {Address: "10.0.0.1:5685"}, {Address: "10.0.0.1:5685", Key: "x", Version: strings.Repeat("v", maxRecord)}} {
 		sealed, err := bad.seal(keys, "a")
 		if err != nil {
 			t.Fatal(err)

@@ -90,6 +90,9 @@ func (s *server) Inspect(stream grpc.BidiStreamingServer[peersv1.Ask, peersv1.An
 	return toStatus(err)
 }
 
+// maxNames bounds the names of a question in bytes, together.
+const maxNames = 4096
+
 // question puts the parts of a question together.
 func question(recv func() (*peersv1.Ask, error)) (zone string, q sync.Question, err error) {
 	for first := true; ; first = false {
@@ -102,6 +105,12 @@ func question(recv func() (*peersv1.Ask, error)) (zone string, q sync.Question, 
 		part := ask.GetQuestion()
 		if first {
 			zone, q.What, q.Mesh, q.Proxy = ask.GetZone(), part.GetWhat(), part.GetMesh(), part.GetProxy()
+		}
+		switch {
+		case len(ask.GetZone())+len(part.GetWhat())+len(part.GetMesh())+len(part.GetProxy()) > maxNames:
+			return "", q, status.Errorf(codes.InvalidArgument, "the names of the question have more than %d bytes", maxNames)
+		case part.GetMore() && len(part.GetBody()) == 0:
+			return "", q, status.Error(codes.InvalidArgument, "a part of the question is empty")
 		}
 		if q.Body = append(q.Body, part.GetBody()...); len(q.Body) > zonesync.MaxQuestionBytes {
 			return "", q, toStatus(sync.ErrQuestion)

@@ -27,6 +27,8 @@ var (
 	ErrOutdated = errors.New("the zone's version cannot answer this")
 	// ErrQuestion: the question is larger than a zone takes.
 	ErrQuestion = fmt.Errorf("the question has more than %d bytes", zonesync.MaxQuestionBytes)
+
+	errLarge = fmt.Errorf("%w: the answer is larger than %d bytes", ErrInspect, zonesync.MaxInspectBytes)
 )
 
 // inspection collects the answer of a zone: its chunks wait here, at most
@@ -48,7 +50,7 @@ func (i *inspection) add(chunk []byte, last bool, err error) {
 	}
 	i.total += len(chunk)
 	if i.total > zonesync.MaxInspectBytes {
-		err = fmt.Errorf("%w: the answer is larger than %d bytes", ErrInspect, zonesync.MaxInspectBytes)
+		err = errLarge
 	}
 	if len(chunk) > 0 {
 		i.chunks = append(i.chunks, chunk)
@@ -165,13 +167,16 @@ func (st *stream) inspect(ctx context.Context, q Question, w io.Writer) error {
 	return in.copy(ctx, w)
 }
 
-// counted counts what is written.
+// counted counts what is written, and takes no more than an answer may have.
 type counted struct {
 	w io.Writer
 	n int
 }
 
 func (c *counted) Write(p []byte) (int, error) {
+	if c.n+len(p) > zonesync.MaxInspectBytes {
+		return 0, errLarge
+	}
 	n, err := c.w.Write(p)
 	c.n += n
 	return n, err

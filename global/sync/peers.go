@@ -3,6 +3,7 @@ package sync
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -163,8 +164,18 @@ const (
 // Import takes what another instance of global tells of a member that is, or no
 // longer is, connected to it. What no member says of itself is passed over.
 func (s *Server) Import(peer string, u *peersv1.Member) {
-	if reason := mesh.CheckName(u.GetZone()); reason != "" || len(u.GetInstance()) > maxMemberID || len(u.GetVersion()) > maxMemberID {
-		s.log.Warn("another instance of global tells of a member that cannot be", "peer", peer, "zone", u.GetZone()[:min(len(u.GetZone()), 64)])
+	var changes []*zonesyncv1.ChangeProgress
+	for _, c := range u.GetChanges() {
+		changes = append(changes, c.GetChange())
+	}
+	reason := mesh.CheckName(u.GetZone())
+	if len(u.GetInstance()) > maxMemberID || len(u.GetVersion()) > maxMemberID {
+		reason = fmt.Sprintf("an instance or version of more than %d bytes", maxMemberID)
+	} else if err := boundReport(changes, u.GetReport().GetProblems()); err != nil {
+		reason = err.Error()
+	}
+	if reason != "" {
+		s.log.Warn("another instance of global tells of a member that cannot be", "peer", peer, "zone", clip(u.GetZone()), "reason", reason)
 		return
 	}
 	s.mu.Lock()
@@ -208,7 +219,10 @@ func (s *Server) Import(peer string, u *peersv1.Member) {
 	}
 	s.stepLocked(m)
 	m.peer, m.session, m.instance, m.since, m.version = peer, u.GetSession(), u.GetInstance(), since, u.GetVersion()
-	m.report, m.applied, m.settled = u.GetReport(), mesh.Revision(u.GetApplied()), mesh.Revision(u.GetSettled())
+	if m.report = u.GetReport(); m.report != nil {
+		m.report.Changes = nil // they come apart
+	}
+	m.applied, m.settled = mesh.Revision(u.GetApplied()), mesh.Revision(u.GetSettled())
 	for _, c := range u.GetCovers() {
 		m.cover(mesh.Revision(c))
 	}

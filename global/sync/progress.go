@@ -3,6 +3,7 @@ package sync
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"reflect"
 	"slices"
@@ -68,15 +69,12 @@ func (z *member) note(p *progress) {
 
 // handleReport takes a zone's report. It never reaches beyond what was sent.
 func (st *stream) handleReport(r *zonesyncv1.Report) error {
-	if len(r.GetChanges()) > zonesync.MaxReportItems || len(r.GetProblems()) > zonesync.MaxReportItems {
-		return status.Errorf(codes.InvalidArgument, "a report of more than %d changes or problems", zonesync.MaxReportItems)
+	if len(r.GetChanges()) > zonesync.MaxReportItems {
+		return status.Errorf(codes.InvalidArgument, "a report of more than %d changes", zonesync.MaxReportItems)
 	}
-	for _, c := range r.GetChanges() {
-		if len(c.GetBehindNames()) > zonesync.MaxReportNames || len(c.GetRejections()) > zonesync.MaxReportNames {
-			return status.Errorf(codes.InvalidArgument, "a report of more than %d names of a change", zonesync.MaxReportNames)
-		}
+	if err := boundReport(r.GetChanges(), r.GetProblems()); err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	clipReport(r)
 	st.mu.Lock()
 	sentTo, snapshotting := st.sentTo, st.snapshotting
 	st.mu.Unlock()
@@ -114,21 +112,28 @@ func (st *stream) handleReport(r *zonesyncv1.Report) error {
 	return nil
 }
 
-// clipReport bounds the texts of a report, which is kept, and told to other
-// instances of global.
-func clipReport(r *zonesyncv1.Report) {
-	for _, c := range r.GetChanges() {
-		for i := range c.BehindNames {
-			c.BehindNames[i] = shorten(c.BehindNames[i], 256)
+// boundReport refuses lists of a report that are too long and cuts its texts, which
+// are kept, and told to other instances of global.
+func boundReport(changes []*zonesyncv1.ChangeProgress, problems []*zonesyncv1.ResourceProblem) error {
+	if len(problems) > zonesync.MaxReportItems {
+		return fmt.Errorf("a report of more than %d problems", zonesync.MaxReportItems)
+	}
+	for _, c := range changes {
+		if len(c.GetBehindNames()) > zonesync.MaxReportNames || len(c.GetRejections()) > zonesync.MaxReportNames {
+			return fmt.Errorf("a report of more than %d names of a change", zonesync.MaxReportNames)
+		}
+		for i, name := range c.GetBehindNames() {
+			c.BehindNames[i] = shorten(name, 256)
 		}
 		for _, x := range c.GetRejections() {
 			x.Proxy, x.TypeUrl, x.Resource, x.Reason = shorten(x.Proxy, 256), shorten(x.TypeUrl, 256), shorten(x.Resource, 512), shorten(x.Reason, 4096)
 		}
 	}
-	for _, p := range r.GetProblems() {
+	for _, p := range problems {
 		p.Kind, p.Mesh, p.Zone, p.Name = shorten(p.Kind, 256), shorten(p.Mesh, 256), shorten(p.Zone, 256), shorten(p.Name, 256)
 		p.Path, p.TypeUrl, p.Resource, p.Reason = shorten(p.Path, 512), shorten(p.TypeUrl, 256), shorten(p.Resource, 512), shorten(p.Reason, 4096)
 	}
+	return nil
 }
 
 // Change is the state of a revision now, in every enabled zone. A change that
