@@ -61,7 +61,10 @@ func inspectDataplaneCommand() *cobra.Command {
 		Long: `Asks the zone of a dataplane, through global: config, clusters, stats, listeners and certs are what
 its Envoy answers, policies is what the zone compiled for it, with the line behind everything.
 clusters, listeners and certs are tables unless -o says json or yaml; config and policies are
-JSON by nature, stats is text.`,
+JSON by nature, stats is text.
+
+Exit codes: 0 it answered; 1 there is no such dataplane; 2 wrong usage; 5 global, the zone of the
+dataplane or its proxy cannot be reached.`,
 		Example: `  tombolo inspect dataplane web-1.east clusters
   tombolo inspect dp web-1 certs --zone east -o json
   tombolo inspect dp web-1.east config | jq .
@@ -278,7 +281,10 @@ func inspectPolicyCommand() *cobra.Command {
 		Short: "Show which proxies a policy reaches and what it gave them",
 		Long: `Asks every zone which of its proxies have something of a policy: how many, the names of some, and
 what it is, place by place, with the line of the policy behind it; or why it reaches nobody. It is
-read from what the zones compiled.`,
+read from what the zones compiled.
+
+Exit codes: 0 every zone answered; 4 some did not, since they are offline or of an older version:
+they are named, and nothing is known of them.`,
 		Example: `  tombolo inspect policy meshtimeout/slow
   tombolo inspect policy meshtrafficpermission/allow-web -o yaml`,
 		Args: cobra.RangeArgs(1, 2),
@@ -302,7 +308,13 @@ read from what the zones compiled.`,
 			if err := c.get(cmd.Context(), pathOf(k, meshName, name)+"/reach", nil, &out); err != nil {
 				return err
 			}
-			return output.print(cmd.OutOrStdout(), out, func() error { return printReach(cmd.OutOrStdout(), &out) })
+			if err := output.print(cmd.OutOrStdout(), out, func() error { return printReach(cmd.OutOrStdout(), &out) }); err != nil {
+				return err
+			}
+			if slices.ContainsFunc(out.Zones, func(z explain.ZoneReach) bool { return z.Unanswered != "" }) {
+				return &exitError{exitTimeout, ""}
+			}
+			return nil
 		},
 	}
 	meshFlag(cmd, &meshName)
@@ -313,12 +325,16 @@ read from what the zones compiled.`,
 func printReach(w io.Writer, r *explain.Reach) error {
 	p := &page{}
 	name := label(mesh.Key{Kind: r.Kind, Mesh: r.Mesh, Name: r.Name})
-	p.line(0, "%s, revision %d: reaches %s", name, r.Revision, proxies(r.Proxies))
+	known := ""
+	if slices.ContainsFunc(r.Zones, func(z explain.ZoneReach) bool { return z.Unanswered != "" }) {
+		known = ", as far as is known"
+	}
+	p.line(0, "%s, revision %d: reaches %s%s", name, r.Revision, proxies(r.Proxies), known)
 	for _, z := range r.Zones {
 		p.line(0, "")
 		switch {
 		case z.Unanswered != "":
-			p.line(0, "zone %s: not known: %s", z.Zone, z.Unanswered)
+			p.line(0, "%s: nothing is known of it", z.Unanswered)
 			continue
 		case z.Proxies == 0:
 			p.line(0, "zone %s: reaches nobody, because %s", z.Zone, z.Nobody)

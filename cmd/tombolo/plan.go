@@ -45,8 +45,9 @@ they are offline or of an older version, are named.
 + is there afterwards, - is gone, ~ is another than before; what lets more callers in is
 marked "widens". With -o envoy the difference of Envoy's resources follows each group.
 
-Exit codes: 0 nothing would be written; 1 something would; 2 wrong usage, or the change is
-refused; 4 nothing is known, since a zone did not answer; 5 global cannot be reached.`,
+Exit codes: 0 nothing would be written; 1 something would, whether or not every zone answered;
+2 wrong usage, or the change is refused; 4 nothing would be written as far as is known, but a
+zone did not answer; 5 global cannot be reached.`,
 		Example: `  tombolo plan -f deny.yaml
   tombolo plan -f policies/ --zone east -o envoy
   tombolo plan -f deny.yaml --delete -o json`,
@@ -146,7 +147,11 @@ func (p planned) show(w io.Writer) error {
 		fmt.Fprintf(w, "\nzone %s: nothing is known, %s\n", u.Zone, u.Reason)
 	}
 	total := len(p.Zones) + len(p.Unanswered)
-	_, err := fmt.Fprintf(w, "\n%s would change; %d of %s answered\n", count(affected, "proxy", "proxies"), len(p.Zones), count(total, "zone", "zones"))
+	known := ""
+	if len(p.Unanswered) > 0 {
+		known = ", as far as is known"
+	}
+	_, err := fmt.Fprintf(w, "\n%s would change%s; %d of %s answered\n", count(affected, "proxy", "proxies"), known, len(p.Zones), count(total, "zone", "zones"))
 	return err
 }
 

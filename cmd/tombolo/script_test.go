@@ -21,7 +21,8 @@ func TestMain(m *testing.M) {
 }
 
 // TestScripts runs the command as people do, against a real global: $DATA is its
-// data directory. `exits CODE tombolo …` asserts the exit code.
+// data directory. `exits CODE tombolo …` asserts the exit code. `older ZONE TOKENFILE` has
+// a zone of the first version join, and `leaves ZONE` ends it.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
@@ -34,7 +35,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("HOME", env.WorkDir)
 			return serveGlobal(env, data)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "mode": mode},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "mode": mode, "older": older, "leaves": leaves},
 	})
 }
 
@@ -43,6 +44,7 @@ func serveGlobal(env *testscript.Env, dir string) error {
 	if err != nil {
 		return err
 	}
+	env.Values[olderKey{}] = olderZones{global: g, end: map[string]func(){}}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- g.Run(ctx) }()

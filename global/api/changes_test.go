@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -227,6 +228,47 @@ func TestInspect(t *testing.T) {
 	if err == nil {
 		t.Error("half an answer looks like a whole one")
 	}
+}
+
+// TestZoneThatHangs: a zone that is connected and does not answer is waited for for a
+// while, by what asks about a proxy or a call, and longer once it has begun.
+func TestZoneThatHangs(t *testing.T) {
+	r := newRig(t)
+	r.want(201, "PUT", "/zones/east", r.author, `{"type":"Zone","name":"east"}`)
+	r.zoned(mesh.KindDataplane, "east", "web", dataplane)
+	synctest.Test(t, func(t *testing.T) {
+		begins := false
+		r.fleet.inspect = func(ctx context.Context, _ string, _ sync.Question, w io.Writer) error {
+			if begins {
+				if _, err := w.Write(make([]byte, 1<<20)); err != nil {
+					return err
+				}
+				time.Sleep(2 * askTime) // of the bubble's clock
+				return ctx.Err()
+			}
+			<-ctx.Done()
+			return fmt.Errorf("inspect: %w", ctx.Err())
+		}
+		ask := func(handle func(http.ResponseWriter, *request) error) (took time.Duration, err error) {
+			req := &request{Request: httptest.NewRequest("GET", "/?source=web.east&destination=web", nil)}
+			req.SetPathValue("mesh", "default")
+			req.SetPathValue("name", "web.east")
+			began := time.Now()
+			err = handle(httptest.NewRecorder(), req)
+			return time.Since(began), err
+		}
+		for what, handle := range map[string]func(http.ResponseWriter, *request) error{"inspect": r.server.inspect("stats", "text/plain"), "explain": r.server.explain} {
+			took, err := ask(handle)
+			var p *Problem
+			if !errors.As(err, &p) || p.Status != http.StatusServiceUnavailable || p.Detail != "zone east did not answer within 10s: nothing can be said of web.east" || took != askTime {
+				t.Errorf("%s: %v after %s", what, err, took)
+			}
+		}
+		begins = true
+		if took, err := ask(r.server.inspect("stats", "text/plain")); err != nil || took != 2*askTime {
+			t.Errorf("who has begun to answer: %v after %s", err, took)
+		}
+	})
 }
 
 func TestZonesOverview(t *testing.T) {

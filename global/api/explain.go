@@ -76,12 +76,8 @@ func (s *Server) explain(w http.ResponseWriter, r *request) error {
 	}
 	reply, err := s.askExplain(r.Context(), zone, meshName, explain.Question{Leave: &call})
 	switch {
-	case errors.Is(err, sync.ErrZoneOffline):
-		return problem(http.StatusServiceUnavailable, "%s is in zone %s, which is offline: nothing can be said of its calls", clip(call.Source), zone)
-	case errors.Is(err, sync.ErrZoneUnknown):
-		return problem(http.StatusServiceUnavailable, "%s is in zone %s, which cannot be asked: %s", clip(call.Source), zone, oneLine(err.Error()))
 	case err != nil:
-		return unanswered(zone, err)
+		return unanswered(call.Source, zone, err)
 	case reply.Problem != nil && reply.Problem.Unknown:
 		return invalidField(http.StatusNotFound, reply.Problem.Field, "%s", reply.Problem.Reason)
 	case reply.Problem != nil:
@@ -95,15 +91,20 @@ func (s *Server) explain(w http.ResponseWriter, r *request) error {
 	return answer(w, http.StatusOK, x)
 }
 
-// unanswered is what the client is told when a zone did not answer.
-func unanswered(zone string, err error) *Problem {
-	if errors.Is(err, sync.ErrOutdated) {
-		return problem(http.StatusNotImplemented, "zone %s has an older version, which cannot answer this", zone)
+// unanswered is what the client is told of something in a zone that did not answer.
+func unanswered(what, zone string, err error) *Problem {
+	code := http.StatusServiceUnavailable
+	switch {
+	case errors.Is(err, sync.ErrOutdated):
+		code = http.StatusNotImplemented
+	case errors.Is(err, sync.ErrZoneOffline), errors.Is(err, sync.ErrZoneUnknown), errors.Is(err, context.DeadlineExceeded):
+	default:
+		if p := problemOf(err); p.Status != http.StatusInternalServerError {
+			return p
+		}
+		return problem(code, "%s", oneLine(clip(err.Error())))
 	}
-	if p := problemOf(err); p.Status != http.StatusInternalServerError {
-		return p
-	}
-	return problem(http.StatusServiceUnavailable, "%s", oneLine(clip(err.Error())))
+	return problem(code, "%s: nothing can be said of %s", silence(zone, err), clip(what))
 }
 
 // arrivals asks the zones where a call may arrive, side by side.
@@ -149,6 +150,8 @@ func (s *Server) question(ctx context.Context, zone, what, meshName string, ques
 	if err != nil {
 		return fmt.Errorf("encode question: %w", err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
 	out := &bounded{most: maxReply}
 	if err := s.cfg.Fleet.Inspect(ctx, zone, sync.Question{What: what, Mesh: meshName, Body: body}, out); err != nil {
 		return err

@@ -20,8 +20,8 @@ import (
 )
 
 const (
-	// planTime is how long zones have to answer a plan, if the request does not say.
-	planTime = 10 * time.Second
+	// askTime is how long zones have to answer, if the request does not say.
+	askTime = 10 * time.Second
 	// maxPreview bounds the answer of one zone.
 	maxPreview = 64 << 20
 	// maxPreviews bounds the answers of all zones to one plan.
@@ -108,7 +108,7 @@ func (s *Server) plan(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	timeout := planTime
+	timeout := askTime
 	if text := r.URL.Query().Get("timeout"); text != "" {
 		if timeout, err = time.ParseDuration(text); err != nil || timeout <= 0 || timeout > requestTime-5*time.Second {
 			return invalidField(http.StatusBadRequest, "timeout", "must be a duration above 0s and at most %s, not %q", requestTime-5*time.Second, clip(text))

@@ -1,7 +1,9 @@
 package api
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -77,6 +79,8 @@ func silence(zone string, err error) string {
 		return "zone " + zone + " cannot be asked: " + oneLine(err.Error())
 	case errors.Is(err, sync.ErrOutdated):
 		return "zone " + zone + " has an older version, which cannot answer this"
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Sprintf("zone %s did not answer within %s", zone, askTime)
 	}
 	return "zone " + zone + " did not answer: " + oneLine(clip(err.Error()))
 }

@@ -2,6 +2,8 @@ package api
 
 import (
 	"bufio"
+	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -96,14 +98,15 @@ func (s *Server) inspect(what, media string) func(http.ResponseWriter, *request)
 		if _, err := s.cfg.Store.Get(r.Context(), key); err != nil {
 			return missing(key)
 		}
-		out := &lazy{w: w, media: media}
+		ctx, cancel := context.WithCancelCause(r.Context())
+		defer cancel(nil)
+		late := time.AfterFunc(askTime, func() { cancel(context.DeadlineExceeded) })
+		defer late.Stop()
+		out := &lazy{w: w, media: media, begins: late}
 		buffered := bufio.NewWriterSize(out, 32<<10)
-		err = s.cfg.Fleet.Inspect(r.Context(), key.Zone, sync.Question{What: what, Mesh: key.Mesh, Proxy: key.Name}, buffered)
+		err = s.cfg.Fleet.Inspect(ctx, key.Zone, sync.Question{What: what, Mesh: key.Mesh, Proxy: key.Name}, buffered)
 		if err != nil && out.written == 0 && buffered.Buffered() == 0 {
-			if p := problemOf(err); p.Status != http.StatusInternalServerError {
-				return p
-			}
-			return problem(http.StatusServiceUnavailable, "%s", oneLine(clip(err.Error())))
+			return unanswered(key.RESTName(), key.Zone, cmp.Or(context.Cause(ctx), err))
 		}
 		if err != nil {
 			panic(http.ErrAbortHandler) // a part was sent; only a broken connection says that it is not all
@@ -112,10 +115,12 @@ func (s *Server) inspect(what, media string) func(http.ResponseWriter, *request)
 	}
 }
 
-// lazy sends headers with the first byte, so that an early error can be told.
+// lazy sends headers with the first bytes, so that an early error can be told. Who
+// begins to answer has more time.
 type lazy struct {
 	w       http.ResponseWriter
 	media   string
+	begins  *time.Timer
 	written int
 }
 
@@ -123,6 +128,7 @@ var errTooMuch = fmt.Errorf("the answer has more than %d bytes: %w", maxInspecti
 
 func (l *lazy) Write(b []byte) (int, error) {
 	if l.written == 0 {
+		l.begins.Stop()
 		l.w.Header().Set("Content-Type", l.media)
 	}
 	if l.written+len(b) > maxInspection {
