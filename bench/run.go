@@ -84,6 +84,9 @@ func once(ctx context.Context, dir string, s scenario) ([]metrics, map[int]wire,
 	fmt.Fprintf(os.Stderr, "  %d zones of %d proxies, and %d streams of others, are up after %.0f s\n", s.Topology.Zones, s.Topology.proxies(), s.Topology.Streams, time.Since(began).Seconds())
 	var out []metrics
 	for i, st := range s.Steps {
+		if err := w.rest(ctx); err != nil {
+			return nil, nil, err
+		}
 		collect := collectLater()
 		m, err := steps()[st.Do](w, ctx, i)
 		collect()

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -412,6 +414,30 @@ func (w *world) usages() []proc {
 		out = append(out, z.usage())
 	}
 	return out
+}
+
+// rest waits until the control planes are done with what was before: what a start took of
+// memory, they give back when it is over.
+func (w *world) rest(ctx context.Context) error {
+	const look, busy = 2 * time.Second, 100 * time.Millisecond
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	tick := time.NewTicker(look)
+	defer tick.Stop()
+	for before := w.usages(); ; {
+		select {
+		case <-ctx.Done():
+			return errors.New("the control planes have something to do for a minute, and nobody asks for anything")
+		case <-tick.C:
+		}
+		now := w.usages()
+		if !slices.ContainsFunc(now, func(u proc) bool {
+			return slices.ContainsFunc(before, func(old proc) bool { return old.pid == u.pid && u.cpu-old.cpu > busy })
+		}) {
+			return nil
+		}
+		before = now
+	}
 }
 
 // spent is the processor time of the zones since a moment.
