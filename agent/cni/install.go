@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -73,9 +74,8 @@ type Installer struct {
 	mu    sync.Mutex
 	state error // of the last look; nil: chained
 
-	// Of the one goroutine that looks, and of what comes after it.
-	mayRead bool        // the daemon could read its DaemonSet once
-	copied  os.FileInfo // of the binary as installed
+	mayRead atomic.Bool // the daemon could read its DaemonSet once
+	copied  os.FileInfo // of the binary as installed; of the one goroutine that looks
 }
 
 // New returns an Installer, which does nothing before Run.
@@ -248,9 +248,9 @@ func (i *Installer) look(ctx context.Context) bool {
 	case err == nil && was != nil:
 		i.cfg.Log.Info("ready")
 	}
-	if !i.mayRead && i.cfg.DaemonSet != "" {
+	if !i.mayRead.Load() && i.cfg.DaemonSet != "" {
 		status, _, err := i.daemonSet(ctx)
-		if i.mayRead = status == http.StatusOK; !i.mayRead {
+		if i.mayRead.Store(status == http.StatusOK); status != http.StatusOK {
 			i.cfg.Log.Warn("own DaemonSet cannot be read, so its removal will not remove the plugin", "error", err)
 		}
 	}
@@ -370,7 +370,7 @@ func (i *Installer) leave() error {
 			return nil
 		case status == http.StatusOK, status == http.StatusNotFound,
 			// An uninstallation takes the rights away at about the same time.
-			i.mayRead && (status == http.StatusForbidden || status == http.StatusUnauthorized):
+			i.mayRead.Load() && (status == http.StatusForbidden || status == http.StatusUnauthorized):
 			i.cfg.Log.Info("the DaemonSet is gone: removing the plugin", "status", status)
 			return Uninstall(i.cfg)
 		}

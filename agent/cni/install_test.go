@@ -225,7 +225,7 @@ func TestLeaving(t *testing.T) {
 			write(t, n.list(), pretty, 0o644)
 			n.status.Store(int64(tc.before))
 			i, stop := n.run(t)
-			until(t, "ready and asked", func() bool { return i.Ready() == nil && n.asked.Load() > 0 })
+			until(t, "ready and asked", func() bool { return i.Ready() == nil && n.asked.Load() > 0 && i.mayRead.Load() == (tc.before == 200) })
 			n.status.Store(int64(tc.after))
 			if tc.body != "" {
 				n.body.Store(tc.body)
