@@ -123,6 +123,8 @@ func configCommand() *cobra.Command {
 		Use:   "config",
 		Short: "Keep contexts: where global is, and who you are there",
 		Long:  "Keeps contexts in ~/.config/tombolo/config.yaml, or in the file that TOMBOLO_CONFIG names.",
+		Example: `  tombolo config set-context prod --from-data-dir /var/lib/tombolo
+  tombolo config use-context prod`,
 	}
 	cmd.AddCommand(setContextCommand(), getContextsCommand(), useContextCommand(), deleteContextCommand(), currentContextCommand(), viewCommand())
 	return cmd

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -22,7 +23,7 @@ type inspection struct {
 	path string
 	// table shows it to people; nil where only the raw answer makes sense.
 	table func(body []byte) ([][]string, error)
-	// text: the raw answer is no JSON.
+	// text: the raw answer is lines "name: value".
 	text bool
 }
 
@@ -43,9 +44,6 @@ func inspectCommand() *cobra.Command {
 		Short: "Show what a proxy of any zone has, and whom a policy reaches",
 		Example: `  tombolo inspect dataplane web-1.east clusters
   tombolo inspect policy meshtimeout/slow`,
-		RunE: func(_ *cobra.Command, args []string) error {
-			return &exitError{exitUsage, "say what to inspect: dataplane or policy, not " + orDash(strings.Join(args, " ")) + "; see tombolo inspect --help"}
-		},
 	}
 	cmd.AddCommand(inspectDataplaneCommand(), inspectPolicyCommand())
 	return cmd
@@ -61,7 +59,7 @@ func inspectDataplaneCommand() *cobra.Command {
 		Long: `Asks the zone of a dataplane, through global: config, clusters, stats, listeners and certs are what
 its Envoy answers, policies is what the zone compiled for it, with the line behind everything.
 clusters, listeners and certs are tables unless -o says json or yaml; config and policies are
-JSON by nature, stats is text.
+JSON by nature, stats is text unless -o says json or yaml.
 
 Exit codes: 0 it answered; 1 there is no such dataplane; 2 wrong usage; 5 global, the zone of the
 dataplane or its proxy cannot be reached.`,
@@ -74,9 +72,6 @@ dataplane or its proxy cannot be reached.`,
 			what, ok := inspections()[args[1]]
 			if !ok {
 				return &exitError{exitUsage, "the last argument must be config, clusters, stats, listeners, certs or policies, not " + args[1]}
-			}
-			if what.text && output != asTable {
-				return &exitError{exitUsage, args[1] + " is text: it has no -o " + string(output)}
 			}
 			name := args[0]
 			if zone != "" && !strings.HasSuffix(name, "."+zone) {
@@ -92,13 +87,16 @@ dataplane or its proxy cannot be reached.`,
 				return err
 			}
 			defer resp.Body.Close()
-			if output == asJSON || output == asTable && what.table == nil {
+			if output == asJSON && !what.text || output == asTable && what.table == nil {
 				_, err = io.Copy(cmd.OutOrStdout(), resp.Body)
 				return err
 			}
 			body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 			if err != nil {
 				return unreachable(err)
+			}
+			if what.text {
+				return output.print(cmd.OutOrStdout(), statistics(body), nil)
 			}
 			if output == asYAML {
 				out, err := yaml.JSONToYAML(body)
@@ -119,6 +117,20 @@ dataplane or its proxy cannot be reached.`,
 	outputFlag(cmd, &output)
 	cmd.Flags().StringVar(&zone, "zone", "", "zone of the dataplane; or name it <name>.<zone>")
 	return cmd
+}
+
+// statistics reads the lines "name: value" of /stats.
+func statistics(body []byte) map[string]any {
+	all := map[string]any{}
+	for line := range strings.Lines(string(body)) {
+		name, text, found := strings.Cut(strings.TrimSpace(line), ": ")
+		if n, err := strconv.ParseInt(text, 10, 64); err == nil {
+			all[name] = n
+		} else if found {
+			all[name] = strings.Trim(text, `"`)
+		}
+	}
+	return all
 }
 
 // clustersTable shows the hosts of /clusters?format=json.

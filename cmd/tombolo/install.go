@@ -16,7 +16,8 @@ import (
 const maxValuesFile = 1 << 20
 
 func installCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "install", Short: "Print the manifests that make a Kubernetes cluster a zone"}
+	cmd := &cobra.Command{Use: "install", Short: "Print the manifests that make a Kubernetes cluster a zone",
+		Example: "  tombolo install crds | kubectl apply --server-side -f -"}
 	cmd.AddCommand(installZoneCommand(), installCRDsCommand())
 	return cmd
 }
@@ -114,7 +115,8 @@ func installCRDsCommand() *cobra.Command {
 }
 
 func uninstallCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "uninstall", Short: "Print what to delete, to take a zone out of a cluster"}
+	cmd := &cobra.Command{Use: "uninstall", Short: "Print what to delete, to take a zone out of a cluster",
+		Example: "  tombolo uninstall zone | kubectl delete --ignore-not-found -f -"}
 	var release helm.Release
 	var meshes []string
 	var crds bool

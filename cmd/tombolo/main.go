@@ -70,7 +70,7 @@ plane (global, zone) and the command line for people.
 
 Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 a proxy rejected the change;
 4 the change did not reach everything in time; 5 global cannot be reached;
-130 interrupted.`,
+130 interrupted. What plan, explain and inspect mean by them, their --help says.`,
 		Example: `  tombolo global --data-dir /var/lib/tombolo
   tombolo config set-context prod --from-data-dir /var/lib/tombolo
   tombolo apply -f policies/ --wait
@@ -99,8 +99,17 @@ Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 a proxy rejected the c
 	return root
 }
 
-// usage makes wrong arguments exit 2.
+// usage makes wrong arguments exit 2, and a verb that a group does not have.
 func usage(c *cobra.Command) {
+	if c.HasSubCommands() && !c.Runnable() {
+		var verbs []string
+		for _, sub := range c.Commands() {
+			verbs = append(verbs, sub.Name())
+		}
+		c.RunE = func(cmd *cobra.Command, args []string) error {
+			return &exitError{exitUsage, fmt.Sprintf("%s needs one of %s, not %s; see %[1]s --help", cmd.CommandPath(), strings.Join(verbs, ", "), orDash(strings.Join(args, " ")))}
+		}
+	}
 	if check := c.Args; check != nil {
 		c.Args = func(cmd *cobra.Command, args []string) error {
 			if err := check(cmd, args); err != nil {

@@ -14,8 +14,9 @@ import (
 )
 
 func tokenCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "token", Short: "Create and revoke tokens of users, zones and dataplanes"}
-	create := &cobra.Command{Use: "create", Short: "Create a token and print it"}
+	cmd := &cobra.Command{Use: "token", Short: "Create and revoke tokens of users, zones and dataplanes",
+		Example: "  tombolo token create zone --zone east > east.token\n  tombolo token revoke - < east.token"}
+	create := &cobra.Command{Use: "create", Short: "Create a token and print it", Example: "  tombolo token create zone --zone east > east.token"}
 	create.AddCommand(
 		createCommand(token.User, "  tombolo token create user --name alice --group author --valid-for 8h", "name", "group"),
 		createCommand(token.Zone, "  tombolo token create zone --zone east > east.token", "zone"),
