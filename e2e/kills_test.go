@@ -159,15 +159,20 @@ func (f *fleet) passes(traffic *lab.Traffic, d time.Duration) {
 // connected waits until a zone's control plane counts so many proxies.
 func (f *fleet) connected(z *zone, proxies int) {
 	f.t.Helper()
+	f.metric(z, fmt.Sprintf(`tombolo_zone_proxies{state="present"} %d`, proxies))
+}
+
+// metric waits until a zone's control plane shows a line among its metrics.
+func (f *fleet) metric(z *zone, want string) {
+	f.t.Helper()
 	client := z.cp.Client(10 * time.Second)
-	want := fmt.Sprintf(`tombolo_zone_proxies{state="present"} %d`, proxies)
-	f.eventually(60*time.Second, fmt.Sprintf("%d proxies are connected in %s", proxies, z.name), func() bool {
+	f.eventually(60*time.Second, want+" in "+z.name, func() bool {
 		resp, err := client.Get("http://" + z.cp.IP + ":5680/metrics")
 		if err != nil {
 			return false
 		}
 		defer resp.Body.Close()
-		return contains(resp.Body, want)
+		return contains(resp.Body, want+"\n")
 	})
 }
 

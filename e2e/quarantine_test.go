@@ -65,6 +65,7 @@ func TestQuarantine(t *testing.T) {
 	f.eventually(60*time.Second, "the policy says what Envoy refuses", says)
 	t.Logf("the policy says:\n%s\n%s", shown(), f.cli("", "get", "meshhttproutes"))
 
+	f.metric(east, "tombolo_zone_quarantined_classes 1")
 	f.startAgent("sidecar", east, east.stranger, "default", "web-late", "web", webDataplane(east, "default", "web-late", east.stranger.IP))
 	if zone := replyOf(f.answers(east.stranger, letters, http.StatusOK)).Zone; zone != "east" {
 		t.Errorf("a proxy that starts now has another route: to %q", zone)
@@ -80,6 +81,7 @@ func TestQuarantine(t *testing.T) {
 
 	f.apply(routed("[[:alpha:]]"))
 	f.eventually(60*time.Second, "nothing is said of the fixed policy", func() bool { return !strings.Contains(shown(), "problems:") })
+	f.metric(east, "tombolo_zone_quarantined_classes 0")
 	fixed := time.Now()
 	f.eventually(60*time.Second, "20 more requests", func() bool { return len(matched.Since(fixed)) >= 20 })
 	for what, traffic := range map[string]*lab.Traffic{"plain": plain, "matched": matched, "TCP": tcp, "of the late proxy": lateTraffic} {
