@@ -28,6 +28,7 @@ type MemStore struct {
 	Reads     int // of changes
 	fences    map[string]int64
 	Snapshots atomic.Int64
+	Writes    atomic.Int64
 }
 
 type memState struct {
@@ -116,6 +117,7 @@ func (s *MemStore) Write(_ context.Context, author string, ops []store.Op) (stor
 		return store.Position{}, err
 	}
 	defer unlock()
+	s.Writes.Add(1)
 	if err := store.CheckWrite(author, ops); err != nil {
 		return store.Position{}, err
 	}

@@ -260,13 +260,16 @@ func TestWatchAtTenThousandProxies(t *testing.T) {
 	})
 }
 
-// TestReportsCoalesce: a burst of progress is a few frames, the last one complete.
+// TestReportsCoalesce: a burst of progress is a few frames, the last one complete, and
+// nothing of it is written to the store.
 func TestReportsCoalesce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFleet(t, true, globalsync.NewMemStore())
+		st := globalsync.NewMemStore()
+		f := newFleet(t, true, st)
 		f.seeded("east")
 		<-time.After(time.Second)
 		f.wire.reset(0)
+		written := st.Writes.Load()
 		for i := range 1000 {
 			f.zones["east"].reports.set(func(r *zonesyncv1.Report) { r.ProxiesConnected = uint32(i + 1) })
 			if i%100 == 0 {
@@ -280,6 +283,9 @@ func TestReportsCoalesce(t *testing.T) {
 		}
 		if got := f.server.Zones()[0].Connected; got != 1000 {
 			t.Errorf("connected: %d", got)
+		}
+		if n := st.Writes.Load() - written; n != 0 {
+			t.Errorf("%d writes", n)
 		}
 	})
 }
