@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tombolo-mesh/tombolo/e2e/lab"
 )
 
 // explained is what a test needs of an explanation.
@@ -71,6 +73,7 @@ func TestExplain(t *testing.T) {
 	east := f.zones["east"]
 	traffic := east.web.Send(all, 100)
 	f.home(traffic)
+	from := time.Now()
 
 	x := f.explain(0, "web-east.east", "meshmultizoneservice/backend:8080")
 	if x.Verdict.Outcome != "allowed" || x.Verdict.By.Name != "allow-web" || x.server() != "east" {
@@ -88,14 +91,26 @@ func TestExplain(t *testing.T) {
 		t.Errorf("denied by default: %+v", x)
 	}
 
+	allowed := traffic.Settled()
 	f.apply(denyEast)
+	denied := time.Now()
 	f.answers(east.web, remote, http.StatusForbidden)
 	x = f.explain(3, "web-east", "backend.west:8080")
 	if x.Verdict.Outcome != "denied" || x.Verdict.By.Name != "deny-east" || x.Verdict.By.Path != "rules[0].default.deny[0]" {
 		t.Errorf("denied: %+v", x)
 	}
+	f.passes(traffic, time.Second)
+	lifting := traffic.Settled()
 	f.cli("", "delete", "meshtrafficpermission", "deny-east", "--wait=60s")
+	lifted := time.Now()
 	f.answers(east.web, remote, http.StatusOK)
+	f.passes(traffic, time.Second)
+	good, bad := traffic.Count(from, allowed, fromZone("east"))
+	f.report("explained as allowed, at home", good, bad, 0)
+	good, bad = traffic.Count(denied, lifting, lab.Status(http.StatusForbidden))
+	f.report("explained as denied", good, bad, 0)
+	good, bad = traffic.Count(lifted, time.Now(), fromZone("east"))
+	f.report("at home again", good, bad, 0)
 
 	check() // whose server is the one that dies now
 
@@ -110,6 +125,8 @@ func TestExplain(t *testing.T) {
 		x = f.explain(0, "web-east", "meshmultizoneservice/backend:8080")
 		return x.server() == "west"
 	})
+	over := time.Now()
+	f.passes(traffic, time.Second)
 	for _, p := range x.Ways[0].Peers {
 		if p.Zone == "west" && !strings.HasPrefix(p.Why, "failover: ") {
 			t.Errorf("failed over: %+v", x)
@@ -123,4 +140,6 @@ func TestExplain(t *testing.T) {
 		t.Error(clusters)
 	}
 	traffic.Stop()
+	good, bad = traffic.Count(over, time.Now(), fromZone("west"))
+	f.report("explained as failed over", good, bad, 0)
 }
