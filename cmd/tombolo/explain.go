@@ -28,12 +28,15 @@ that allows or denies. It reads what the zones compiled and what Envoys say of t
 
 SOURCE is a dataplane (web-1.east), a pod, a workload or a MeshService. DESTINATION is a service
 (backend, backend.west, meshmultizoneservice/backend), a hostname or the address of an outbound.
+Those of Kubernetes zones have their namespace in their name: web.shop, or as kubectl says it shop/web;
+web.shop.east where several zones have it.
 
 Exit codes: 0 every call is allowed, or answered as a route says; 3 calls fail, all or a part:
 denied, no route, no healthy endpoints, no trust, unknown name; 1 it cannot be explained, or a
 zone that would know did not answer; 2 wrong usage; 5 global or the source's zone cannot be reached.`,
 		Example: `  tombolo explain web-1.east backend:8080
   tombolo explain web backend.west:8080 --method POST --path /orders?id=7 --header x-beta=1
+  tombolo explain web.shop.east backend.shop.svc.cluster.local:8080
   tombolo explain web-1.east backend.svc.mesh.local -o json | jq -r .verdict.outcome`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -59,12 +59,14 @@ func inspectDataplaneCommand() *cobra.Command {
 		Long: `Asks the zone of a dataplane, through global: config, clusters, stats, listeners and certs are what
 its Envoy answers, policies is what the zone compiled for it, with the line behind everything.
 clusters, listeners and certs are tables unless -o says json or yaml; config and policies are
-JSON by nature, stats is text unless -o says json or yaml.
+JSON by nature, stats is text unless -o says json or yaml. The dataplane of a pod has its
+name: web-0.shop, or shop/web-0.
 
 Exit codes: 0 it answered; 1 there is no such dataplane; 2 wrong usage; 5 global, the zone of the
 dataplane or its proxy cannot be reached.`,
 		Example: `  tombolo inspect dataplane web-1.east clusters
   tombolo inspect dp web-1 certs --zone east -o json
+  tombolo inspect dp shop/web-0 listeners --zone east
   tombolo inspect dp web-1.east config | jq .
   tombolo inspect dp web-1.east policies | jq '.Inbounds[].Permission'`,
 		Args: cobra.ExactArgs(2),
@@ -74,6 +76,9 @@ dataplane or its proxy cannot be reached.`,
 				return &exitError{exitUsage, "the last argument must be config, clusters, stats, listeners, certs or policies, not " + args[1]}
 			}
 			name := args[0]
+			if namespace, pod, ok := strings.Cut(name, "/"); ok { // as kubectl says it
+				name = mesh.NamespacedName(pod, namespace)
+			}
 			if zone != "" && !strings.HasSuffix(name, "."+zone) {
 				name += "." + zone
 			}

@@ -1,11 +1,13 @@
 package kube
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/tombolo-mesh/tombolo/e2e/kube/kubelab"
+	"github.com/tombolo-mesh/tombolo/mesh/ir/explain"
 )
 
 // testMesh is what a newcomer does: everything is denied, a policy by kubectl lets
@@ -15,6 +17,9 @@ func testMesh(t *testing.T, f *fleet) {
 	eastWeb, westWeb := from(f.east, demo, "deployment/web"), from(f.west, demo, "deployment/web")
 	eastWeb.gets(t, local, "403")
 	westWeb.gets(t, local, "403")
+	if x := f.explained(t, "web.demo.east", "backend.demo"); x.Verdict.Outcome != explain.Denied || x.Verdict.Status != 403 {
+		t.Errorf("a call that nobody allows: %+v", x.Verdict)
+	}
 	f.both(t, func(c *kubelab.Cluster) error {
 		return c.Apply(t.Context(), allow("allow-web", demo, "backend", webs()...))
 	})
@@ -56,6 +61,80 @@ spec:
 			t.Errorf("%s → %s: %+v, not zone %s, caller %s, self %s", call.from.name, call.url, s.Reply, call.zone, call.caller, call.self)
 		}
 	}
+	testExplained(t, f)
+}
+
+// testExplained: what is said of the calls that pass, by the names that people have for
+// pods and Services, is what becomes of them; and of a caller that nobody allows.
+func testExplained(t *testing.T, f *fleet) {
+	eastWeb, eastBackend := from(f.east, demo, "deployment/web"), from(f.east, demo, "deployment/backend")
+	passed := []*flow{eastWeb.send(t, local), eastWeb.send(t, westName), eastWeb.send(t, vmsName), f.fromVM().send(t, "http://127.0.0.1:"+vmsToWest)}
+	eastBackend.gets(t, local, "403")
+	denied := eastBackend.send(t, local)
+	pod, err := f.east.Kubectl(t.Context(), "", "-n", demo, "get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].metadata.name}")
+	must(t, err)
+	for _, c := range []struct {
+		from, to string
+		zone, by string // of the server, and the policy that decides; none: it is denied
+	}{
+		{"web.demo.east", "backend.demo", "east", "allow-web.demo.east"},
+		{"web.demo.east", "demo/backend:80", "east", "allow-web.demo.east"},
+		{"web.demo.east", "backend.demo.svc", "east", "allow-web.demo.east"},
+		{"web.demo.east", "backend.demo.svc.cluster.local:80", "east", "allow-web.demo.east"},
+		{demo + "/" + pod, "backend.demo", "east", "allow-web.demo.east"},
+		{pod, "backend.demo.west:80", "west", "allow-web.demo.west"},
+		{"web.demo.west", "backend.demo.svc.cluster.local:80", "west", "allow-web.demo.west"},
+		{pod, strings.TrimPrefix(westName, "http://") + ":80", "west", "allow-web.demo.west"},
+		{"web.demo.east", strings.TrimPrefix(vmsName, "http://"), "vms", "allow-web-to-vms"},
+		{"web.vms", "127.0.0.1:" + vmsToWest, "west", "allow-web.demo.west"},
+		{"backend.demo.east", "backend.demo.svc:80", "east", ""},
+	} {
+		x := f.explained(t, c.from, c.to)
+		want := explain.Allowed
+		if c.by == "" {
+			want = explain.Denied
+		}
+		by := ""
+		if x.Verdict.By != nil {
+			by = x.Verdict.By.Name
+		}
+		if x.Verdict.Outcome != want || by != c.by || len(x.Ways) != 1 || len(x.Ways[0].Peers) == 0 {
+			t.Errorf("%s → %s: %+v by %q", c.from, c.to, x.Verdict, by)
+			continue
+		}
+		peer := x.Ways[0].Peers[0]
+		if peer.Zone != c.zone || peer.Arrival == nil || len(peer.Arrival.Servers) == 0 || peer.Arrival.Servers[0].Ready == 0 || len(peer.Hosts) == 0 && peer.Gateway == nil {
+			t.Errorf("%s → %s arrives at %+v", c.from, c.to, peer)
+		}
+	}
+	for source, says := range map[string]string{"demo/web": "web.demo.east or web.demo.west", "demo/wep": `called "wep.demo"`} {
+		if out, err := f.tryCLI(t.Context(), "", "explain", source, "backend.demo"); err == nil || !strings.Contains(out+err.Error(), says) {
+			t.Errorf("explain %s: %s %v", source, out, err)
+		}
+	}
+	for what, has := range map[string]string{"config": "backend.demo", "clusters": "HEALTH", "stats": "cluster_manager", "listeners": "0.0.0.0", "certs": identity("east", demo, "web")} {
+		if out := f.cli(t, "", "inspect", "dataplane", demo+"/"+pod, what, "--zone", "east"); !strings.Contains(out, has) {
+			t.Errorf("inspect %s has no %q:\n%.2000s", what, has, out)
+		}
+	}
+	if out := f.cli(t, "", "inspect", "policy", "meshtrafficpermission/allow-web.demo.east"); strings.Count(out, "backend-") < 2 || !strings.Contains(out, identity("east", demo, "web")) {
+		t.Errorf("inspect policy:\n%s", out)
+	}
+	for _, fl := range passed {
+		fl.all(t, "200", 0)
+	}
+	denied.all(t, "403", 0)
+}
+
+// explained is what the command line says of a call.
+func (f *fleet) explained(t *testing.T, source, destination string) explain.Explanation {
+	t.Helper()
+	out, err := f.tryCLI(t.Context(), "", "explain", source, destination, "-o", "json") // ends with 3 where it is denied
+	var x explain.Explanation
+	if decode := json.NewDecoder(strings.NewReader(out)).Decode(&x); decode != nil {
+		t.Fatalf("explain %s %s: %v: %s", source, destination, err, out)
+	}
+	return x
 }
 
 // testStrict: who is not in the mesh gets no answer, by whatever address, and the

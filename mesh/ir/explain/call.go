@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+
+	"github.com/tombolo-mesh/tombolo/mesh"
 )
 
 // Bounds of a call's description.
@@ -16,10 +18,12 @@ const (
 
 // Call is what is to be explained.
 type Call struct {
-	// Source is a Dataplane, workload, MeshService or pod, for example "web-1.east".
+	// Source is a Dataplane, workload, MeshService or pod, for example "web-1.east"; of a
+	// Kubernetes zone "web.shop", "web.shop.east" or "shop/web".
 	Source string `json:"source"`
 	// Destination is a MeshService, MeshMultiZoneService ("backend", "backend.west",
-	// "meshmultizoneservice/backend"), a hostname or the address of an outbound.
+	// "meshmultizoneservice/backend"), of a Kubernetes zone also "backend.shop" and
+	// "shop/backend", a hostname or the address of an outbound.
 	Destination string `json:"destination"`
 	// Port of the destination; 0 is the only one.
 	Port uint32 `json:"port,omitempty"`
@@ -45,6 +49,9 @@ func (c *Call) Check() error {
 		if s == "" || len(s) > maxName {
 			return fmt.Errorf("%s: must have 1 to %d octets", field, maxName)
 		}
+	}
+	if namespace, name, ok := strings.Cut(c.Source, "/"); ok { // as kubectl says it
+		c.Source = mesh.NamespacedName(name, namespace)
 	}
 	if c.Port > 65535 {
 		return fmt.Errorf("port: must be 1 to 65535, not %d", c.Port)

@@ -180,7 +180,9 @@ func (d *Departure) named(name string, keys []mesh.Key) (best, others []mesh.Key
 				kind = full
 			}
 		}
-		name = rest
+		if name = rest; kind == "" { // as kubectl says it
+			name = mesh.NamespacedName(rest, k)
+		}
 	}
 	name = strings.TrimSuffix(strings.ToLower(name), ".")
 	rank := 0
@@ -189,8 +191,9 @@ func (d *Departure) named(name string, keys []mesh.Key) (best, others []mesh.Key
 			return []mesh.Key{n.Service}, nil
 		}
 	}
+	name, own := clusterName(name)
 	for _, k := range keys {
-		if kind != "" && k.Kind != kind {
+		if kind != "" && k.Kind != kind || own && k.Zone != d.Compiled.Zone {
 			continue
 		}
 		r := d.rank(name, k)
@@ -209,6 +212,17 @@ func (d *Departure) named(name string, keys []mesh.Key) (best, others []mesh.Key
 	slices.SortFunc(best, byName)
 	slices.SortFunc(others, byName)
 	return best, others
+}
+
+// clusterName is the name of a Service in the names that a cluster gives it, "backend.shop"
+// of "backend.shop.svc.cluster.local": one of the own cluster.
+func clusterName(name string) (service string, own bool) {
+	for _, suffix := range []string{".svc.cluster.local", ".svc"} {
+		if service, own = strings.CutSuffix(name, suffix); own {
+			return service, own
+		}
+	}
+	return name, false
 }
 
 // rank is how well a name means a service; 0 is not at all.
