@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -29,18 +30,16 @@ func (i inspector) explain(ctx context.Context, q wire.Question, w io.Writer) er
 	case len(question.Arrive) > explain.MaxArriving:
 		return fmt.Errorf("explain: at most %d arrivals", explain.MaxArriving)
 	}
-	var reply explain.Reply
 	for _, a := range question.Arrive {
 		if a.Service.Mesh != q.Mesh {
 			return fmt.Errorf("explain: service %s is not of mesh %s", a.Service, q.Mesh)
 		}
-		arrival, err := i.arrive(ctx, a, nil)
-		if err != nil {
-			return err
-		}
-		reply.Arrivals = append(reply.Arrivals, arrival)
 	}
-	return writeJSON(w, reply)
+	arrivals, err := i.arrive(ctx, question.Arrive, nil)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, explain.Reply{Arrivals: arrivals})
 }
 
 // leave makes the way of a call, with what happens in this zone itself.
@@ -50,12 +49,11 @@ func (i inspector) leave(ctx context.Context, meshName string, call explain.Call
 	}
 	var d explain.Departure
 	var control agents.Control
-	var problem *explain.Problem
+	var unknown error
 	var heldBack []string
 	looks := func(*batch) {
 		p, alike, err := i.e.source(meshName, call.Source)
-		if err != nil {
-			problem = err
+		if unknown = err; err != nil {
 			return
 		}
 		control = p.control
@@ -65,8 +63,8 @@ func (i inspector) leave(ctx context.Context, meshName string, call explain.Call
 	if err := i.e.await(ctx.Done(), &op{looks: true, run: looks}); err != nil {
 		return err
 	}
-	if problem != nil {
-		return writeJSON(w, explain.Reply{Problem: problem})
+	if unknown != nil {
+		return answerProblem(w, unknown)
 	}
 	d.Candidates = func(service mesh.Key, port uint32) (out []ir.Candidate) {
 		i.e.world.View(func(r ir.Reader) { out = ir.Candidates(r, service, port) })
@@ -78,21 +76,34 @@ func (i inspector) leave(ctx context.Context, meshName string, call explain.Call
 	}
 	x, err := explain.Leave(&d, call)
 	if err != nil {
-		if p, ok := err.(*explain.Problem); ok {
-			return writeJSON(w, explain.Reply{Problem: p})
-		}
-		return err
+		return answerProblem(w, err)
 	}
 	x.Notes = append(x.Notes, heldBack...)
 	if unasked != "" && len(x.Ways) > 0 {
 		x.Notes = append(x.Notes, "whether hosts are ejected is not known: "+d.Caller.Name+" "+unasked)
 	}
-	for _, p := range x.Missing()[i.e.cfg.zone] {
-		if p.Arrival, err = i.arrive(ctx, x.Arriving(p), p); err != nil {
-			return err
-		}
+	peers := x.Missing()[i.e.cfg.zone]
+	var calls []explain.Arriving
+	for _, p := range peers {
+		calls = append(calls, x.Arriving(p))
+	}
+	arrivals, err := i.arrive(ctx, calls, peers)
+	if err != nil {
+		return err
+	}
+	for j, p := range peers {
+		p.Arrival = arrivals[j]
 	}
 	return writeJSON(w, explain.Reply{Explanation: x})
+}
+
+// answerProblem answers with what is wrong with the question. Any other error is none that
+// another instance of the zone must share.
+func answerProblem(w io.Writer, err error) error {
+	if p, ok := errors.AsType[*explain.Problem](err); ok {
+		return writeJSON(w, explain.Reply{Problem: p})
+	}
+	return fmt.Errorf("explain: %w", err)
 }
 
 // departure is what the zone has on record of a caller.
@@ -132,7 +143,7 @@ func stateOf(p *proxy) string {
 // source finds the proxy that stands for a name: a Dataplane, a pod, a workload or
 // the proxies behind a MeshService of this zone. All that it could mean must be
 // configured alike.
-func (e *engine) source(meshName, name string) (*proxy, int, *explain.Problem) {
+func (e *engine) source(meshName, name string) (*proxy, int, error) {
 	name = strings.TrimSuffix(name, "."+e.cfg.zone)
 	if p := e.proxies[mesh.Key{Kind: mesh.KindDataplane, Mesh: meshName, Zone: e.cfg.zone, Name: name}]; p != nil {
 		return e.stands(name, []*proxy{p})
@@ -176,8 +187,12 @@ func (e *engine) behind(meshName, service string) func(*proxy) bool {
 }
 
 // stands picks the proxy that stands for a list: one that is there, and in sync.
-func (e *engine) stands(name string, list []*proxy) (*proxy, int, *explain.Problem) {
+func (e *engine) stands(name string, list []*proxy) (*proxy, int, error) {
+	elsewhere := slices.ContainsFunc(list, (*proxy).elsewhere)
 	list = slices.DeleteFunc(list, func(p *proxy) bool { return p.class == nil || p.class.proxy == nil })
+	if len(list) == 0 && elsewhere {
+		return nil, 0, fmt.Errorf("no agent of %q is connected in zone %s", name, e.cfg.zone) // to this instance: global asks the next
+	}
 	if len(list) == 0 {
 		return nil, 0, &explain.Problem{Field: "source", Unknown: true, Reason: fmt.Sprintf("%q has no configuration in zone %s yet", name, e.cfg.zone)}
 	}
@@ -220,37 +235,67 @@ func (e *engine) better(p, than *proxy) bool {
 	return cmp.Or(rank(p)-rank(than), cmp.Compare(than.resource.Name, p.resource.Name)) > 0
 }
 
-// arrive says what becomes of a call at a service of this zone. From is the peer as
-// the caller's proxy sees it; nil when the call comes from another zone.
-func (i inspector) arrive(ctx context.Context, call explain.Arriving, from *explain.Peer) (*explain.Arrival, error) {
-	l := explain.Landing{Zone: i.e.cfg.zone}
-	var ingresses []*proxy
-	var heldBack []string
-	looks := func(*batch) {
-		if at := i.e.position.Load(); at != nil {
-			l.At = at.Revision
-		}
-		i.e.world.View(func(r ir.Reader) {
-			for _, c := range ir.Candidates(r, call.Service, call.Port) {
-				if c.Proxy.Name != "" {
-					l.Instances = append(l.Instances, i.e.instance(c))
-				}
-			}
-		})
-		classes := map[string]bool{}
-		for _, in := range l.Instances {
-			if in.Compiled != nil {
-				classes[in.Compiled.Class.ID] = true
-			}
-		}
-		heldBack = i.e.heldBack(classes)
-		if from == nil {
-			ingresses, l.Ingress = i.e.ingresses(call)
-		}
+// arrive says what becomes of calls at services of this zone. From are the peers as
+// the caller's proxy sees them; none when the calls come from another zone.
+func (i inspector) arrive(ctx context.Context, calls []explain.Arriving, from []*explain.Peer) ([]*explain.Arrival, error) {
+	if len(calls) == 0 {
+		return nil, nil
 	}
-	if err := i.e.await(ctx.Done(), &op{looks: true, run: looks}); err != nil {
+	landings := make([]landing, len(calls))
+	err := i.whole(ctx, func(e *engine) {
+		for j, call := range calls {
+			landings[j] = e.land(call, from == nil)
+		}
+	})
+	if err != nil {
 		return nil, err
 	}
+	out := make([]*explain.Arrival, len(calls))
+	for j := range calls {
+		var peer *explain.Peer
+		if from != nil {
+			peer = from[j]
+		}
+		out[j] = landings[j].arrival(ctx, calls[j], peer)
+	}
+	return out, nil
+}
+
+// landing is what the zone has on record for one call.
+type landing struct {
+	explain.Landing
+	ingresses []*proxy
+	heldBack  []string
+}
+
+// land looks who is behind a service, and at the ingresses when the call comes through one.
+func (e *engine) land(call explain.Arriving, through bool) landing {
+	l := landing{Landing: explain.Landing{Zone: e.cfg.zone}}
+	if at := e.position.Load(); at != nil {
+		l.At = at.Revision
+	}
+	e.world.View(func(r ir.Reader) {
+		for _, c := range ir.Candidates(r, call.Service, call.Port) {
+			if c.Proxy.Name != "" {
+				l.Instances = append(l.Instances, e.instance(c))
+			}
+		}
+	})
+	classes := map[string]bool{}
+	for _, in := range l.Instances {
+		if in.Compiled != nil {
+			classes[in.Compiled.Class.ID] = true
+		}
+	}
+	l.heldBack = e.heldBack(classes)
+	if through {
+		l.ingresses, l.Ingress = e.ingresses(call)
+	}
+	return l
+}
+
+// arrival asks who picks hosts which of them it leaves out.
+func (l *landing) arrival(ctx context.Context, call explain.Arriving, from *explain.Peer) *explain.Arrival {
 	if from != nil {
 		for j := range l.Instances {
 			in := &l.Instances[j]
@@ -258,12 +303,12 @@ func (i inspector) arrive(ctx context.Context, call explain.Arriving, from *expl
 				return h.State == explain.Ejected && h.Proxy == in.Proxy.RESTName()
 			})
 		}
-		out := explain.Arrive(&l, call)
-		out.Notes = heldBack
-		return out, nil
+		out := explain.Arrive(&l.Landing, call)
+		out.Notes = l.heldBack
+		return out
 	}
 	var notes []string
-	for _, p := range ingresses {
+	for _, p := range l.ingresses {
 		health, unasked := askHealth(ctx, p.control)
 		if health == nil {
 			notes = append(notes, "whether hosts are ejected is not known: "+p.resource.RESTName()+" "+unasked)
@@ -276,12 +321,12 @@ func (i inspector) arrive(ctx context.Context, call explain.Arriving, from *expl
 		break // one ingress says enough: they see the same hosts
 	}
 	l.Ingress.Hosts = explain.HostsOf(l.Instances)
-	out := explain.Arrive(&l, call)
-	out.Notes = heldBack
-	if len(ingresses) > 0 && len(notes) == len(ingresses) {
+	out := explain.Arrive(&l.Landing, call)
+	out.Notes = l.heldBack
+	if len(l.ingresses) > 0 && len(notes) == len(l.ingresses) {
 		out.Notes = append(out.Notes, notes[0])
 	}
-	return out, nil
+	return out
 }
 
 // maxHeldBack bounds the notes on what Envoys refused.

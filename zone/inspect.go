@@ -96,6 +96,59 @@ func (i inspector) proxy(ctx context.Context, q wire.Question, w io.Writer) erro
 	return control.Inspect(ctx, path, w)
 }
 
+// whole has look see all proxies of the zone: those of the engine, or, where agents of
+// pods are with other instances of the zone, a fork that has classes for them too.
+func (i inspector) whole(ctx context.Context, look func(e *engine)) error {
+	elsewhere := false
+	here := func(*batch) {
+		for _, p := range i.e.proxies {
+			if elsewhere = p.elsewhere(); elsewhere {
+				return
+			}
+		}
+		look(i.e)
+	}
+	if err := i.e.await(ctx.Done(), &op{looks: true, run: here}); err != nil || !elsewhere {
+		return err
+	}
+	return i.beside(ctx, func(f *engine) { f.adoptEveryone(); f.process(nil) }, look)
+}
+
+// beside has a fork of the engine turn, and look at what it came to, with the agents that
+// are connected here.
+func (i inspector) beside(ctx context.Context, turn, look func(f *engine)) error {
+	select {
+	case i.e.planning <- struct{}{}:
+		defer func() { <-i.e.planning }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	var c *copied
+	controls := map[mesh.Key]agents.Control{}
+	err := i.e.await(ctx.Done(), &op{looks: true, run: func(*batch) {
+		c = i.e.copy()
+		for k, p := range i.e.proxies {
+			controls[k] = p.control
+		}
+	}})
+	if err != nil {
+		return err
+	}
+	fork := c.engine()
+	fork.cfg.workers, fork.cfg.left = planWorkers, func() bool { return ctx.Err() != nil }
+	err = contained(i.e.log, func() {
+		turn(fork)
+		for k, p := range fork.proxies { // only now: a fork tells nobody anything
+			p.control = controls[k]
+		}
+		look(fork)
+	})
+	if err == nil && fork.isLeft() {
+		err = errLeft
+	}
+	return err
+}
+
 func (i inspector) proxies(ctx context.Context, meshName string, w io.Writer) error {
 	out := []ProxyState{}
 	err := i.e.do(ctx.Done(), func(*batch) {

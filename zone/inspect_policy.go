@@ -24,7 +24,7 @@ func (i inspector) policy(ctx context.Context, q wire.Question, w io.Writer) err
 		return fmt.Errorf("policy: %s is no policy of mesh %s", asked.Policy, q.Mesh)
 	}
 	var out explain.ZoneReach
-	if err := i.e.await(ctx.Done(), &op{looks: true, run: func(*batch) { out = i.e.reach(kind, asked.Policy) }}); err != nil {
+	if err := i.whole(ctx, func(e *engine) { out = e.reach(kind, asked.Policy) }); err != nil {
 		return err
 	}
 	return writeJSON(w, out)

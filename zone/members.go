@@ -81,6 +81,10 @@ func (p *proxy) connected() bool {
 	return p.presence != lost
 }
 
+// elsewhere says that the agent of a pod never came to this instance of the zone, which
+// has no class for it then.
+func (p *proxy) elsewhere() bool { return p.pod != nil && p.class == nil }
+
 func (p *proxy) record() disk.Proxy {
 	return disk.Proxy{Resource: p.resource, Instance: p.instance, AgentVersion: p.agent, EnvoyVersion: p.envoy,
 		NotReady: p.notReady, LostAt: p.lostAt}

@@ -77,35 +77,9 @@ func (i inspector) present(ctx context.Context, asked wire.Success) (all []count
 // foreseen are they as they will be, compiled beside the truth as for a plan, with the
 // proxies that are there now.
 func (i inspector) foreseen(ctx context.Context, asked wire.Success) (all []counting, known []mesh.PolicyResource, err error) {
-	select {
-	case i.e.planning <- struct{}{}:
-		defer func() { <-i.e.planning }()
-	case <-ctx.Done():
-		return nil, nil, ctx.Err()
-	}
-	var c *copied
-	controls := map[mesh.Key]agents.Control{}
-	err = i.e.await(ctx.Done(), &op{looks: true, run: func(*batch) {
-		c = i.e.copy()
-		for k, p := range i.e.proxies {
-			controls[k] = p.control
-		}
-	}})
-	if err != nil {
-		return nil, nil, err
-	}
-	fork := c.engine()
-	fork.cfg.workers, fork.cfg.left = planWorkers, func() bool { return ctx.Err() != nil }
-	err = contained(i.e.log, func() {
-		fork.foresee(asked.Before)
-		for k, p := range fork.proxies { // only now: a fork tells nobody anything
-			p.control = controls[k]
-		}
-		all, known = fork.counting(), fork.permissionsOf(asked.Documents)
+	err = i.beside(ctx, func(f *engine) { f.foresee(asked.Before) }, func(f *engine) {
+		all, known = f.counting(), f.permissionsOf(asked.Documents)
 	})
-	if err == nil && fork.isLeft() {
-		err = errLeft
-	}
 	return all, known, err
 }
 
