@@ -1,6 +1,7 @@
 package zone
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/tombolo-mesh/tombolo/mesh"
 	"github.com/tombolo-mesh/tombolo/mesh/ir"
+	"github.com/tombolo-mesh/tombolo/mesh/ir/explain"
 	"github.com/tombolo-mesh/tombolo/zone/agents"
 	"github.com/tombolo-mesh/tombolo/zone/platform"
 )
@@ -248,9 +250,10 @@ func TestTwoSourcesOfOneKey(t *testing.T) {
 	}
 }
 
-// An instance of a zone has classes for the pods alone whose agents it serves. Its
-// plan is for all of them, and leaves them as they are.
-func TestAPlanCountsPodsOfOtherInstances(t *testing.T) {
+// ofTwoInstances is an instance of a zone that serves the agent of web-2, and another
+// those of web-1 and web-3: it has classes for its own pods alone.
+func ofTwoInstances(t *testing.T) *rig {
+	t.Helper()
 	r := kubeRig(t)
 	pods := map[mesh.Key]*platform.Pod{}
 	for _, name := range []string{"web-1", "web-2", "web-3"} {
@@ -264,6 +267,12 @@ func TestAPlanCountsPodsOfOtherInstances(t *testing.T) {
 	if n := len(r.e.classes); n != 1 {
 		t.Fatal("classes:", n)
 	}
+	return r
+}
+
+// A plan is for the pods of all instances, and leaves them as they are.
+func TestAPlanCountsPodsOfOtherInstances(t *testing.T) {
+	r := ofTwoInstances(t)
 	deny := put(resource(t, mesh.KindMeshTrafficPermission, "default", "", "deny", `{"rules":[{"default":{"deny":[{"spiffeID":{"type":"Exact","value":"spiffe://default.east.mesh.local/x"}}]}}]}`))
 	before := r.trace()
 	p := r.plan(deny)
@@ -275,5 +284,34 @@ func TestAPlanCountsPodsOfOtherInstances(t *testing.T) {
 	}
 	if r.e.proxies[podKey("web-1")].class != nil {
 		t.Error("a pod of another instance has a class now")
+	}
+}
+
+// So is the reach of a policy, and what becomes of calls; a caller is explained by the
+// instance that serves its agent.
+func TestPodsOfOtherInstancesAreExplained(t *testing.T) {
+	r := ofTwoInstances(t)
+	for source, has := range map[string]bool{"web-1.shop": false, "web-2.shop": true, "web": true, "nobody": false} {
+		_, _, err := r.e.source("default", source)
+		if _, isProblem := errors.AsType[*explain.Problem](err); (err == nil) != has || isProblem != (source == "nobody") {
+			t.Errorf("%s: %v", source, err)
+		}
+	}
+	go r.e.run(t.Context())
+	i := inspector{r.e}
+	var reach explain.ZoneReach
+	var l landing
+	kind, _ := mesh.KindByName(mesh.KindMeshTrafficPermission)
+	call := explain.Arriving{Service: serviceOf("web").Key, Port: 80}
+	if err := i.whole(t.Context(), func(e *engine) { reach, l = e.reach(kind, allowAll(t, "default").Resource.Key), e.land(call, true) }); err != nil {
+		t.Fatal(err)
+	}
+	if reach.Proxies != 3 || len(l.Instances) != 3 {
+		t.Errorf("%+v, %d instances", reach, len(l.Instances))
+	}
+	for _, in := range l.Instances {
+		if in.Compiled == nil || in.Identity == "" {
+			t.Errorf("nothing is known of %s", in.Proxy)
+		}
 	}
 }

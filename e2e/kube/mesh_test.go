@@ -17,7 +17,7 @@ func testMesh(t *testing.T, f *fleet) {
 	eastWeb, westWeb := from(f.east, demo, "deployment/web"), from(f.west, demo, "deployment/web")
 	eastWeb.gets(t, local, "403")
 	westWeb.gets(t, local, "403")
-	if x := f.explained(t, "web.demo.east", "backend.demo"); x.Verdict.Outcome != explain.Denied || x.Verdict.Status != 403 {
+	if x := f.explained(t, "web.demo.east", "backend.demo:80"); x.Verdict.Outcome != explain.Denied || x.Verdict.Status != 403 {
 		t.Errorf("a call that nobody allows: %+v", x.Verdict)
 	}
 	f.both(t, func(c *kubelab.Cluster) error {
@@ -77,15 +77,15 @@ func testExplained(t *testing.T, f *fleet) {
 		from, to string
 		zone, by string // of the server, and the policy that decides; none: it is denied
 	}{
-		{"web.demo.east", "backend.demo", "east", "allow-web.demo.east"},
+		{"web.demo.east", "backend.demo:80", "east", "allow-web.demo.east"},
 		{"web.demo.east", "demo/backend:80", "east", "allow-web.demo.east"},
-		{"web.demo.east", "backend.demo.svc", "east", "allow-web.demo.east"},
+		{"web.demo.east", "backend.demo.svc:80", "east", "allow-web.demo.east"},
 		{"web.demo.east", "backend.demo.svc.cluster.local:80", "east", "allow-web.demo.east"},
-		{demo + "/" + pod, "backend.demo", "east", "allow-web.demo.east"},
+		{demo + "/" + pod, "backend.demo:80", "east", "allow-web.demo.east"},
 		{pod, "backend.demo.west:80", "west", "allow-web.demo.west"},
 		{"web.demo.west", "backend.demo.svc.cluster.local:80", "west", "allow-web.demo.west"},
 		{pod, strings.TrimPrefix(westName, "http://") + ":80", "west", "allow-web.demo.west"},
-		{"web.demo.east", strings.TrimPrefix(vmsName, "http://"), "vms", "allow-web-to-vms"},
+		{"web.demo.east", strings.TrimPrefix(vmsName, "http://") + ":80", "vms", "allow-web-to-vms"},
 		{"web.vms", "127.0.0.1:" + vmsToWest, "west", "allow-web.demo.west"},
 		{"backend.demo.east", "backend.demo.svc:80", "east", ""},
 	} {
@@ -108,7 +108,7 @@ func testExplained(t *testing.T, f *fleet) {
 		}
 	}
 	for source, says := range map[string]string{"demo/web": "web.demo.east or web.demo.west", "demo/wep": `called "wep.demo"`} {
-		if out, err := f.tryCLI(t.Context(), "", "explain", source, "backend.demo"); err == nil || !strings.Contains(out+err.Error(), says) {
+		if out, err := f.tryCLI(t.Context(), "", "explain", source, "backend.demo:80"); err == nil || !strings.Contains(out+err.Error(), says) {
 			t.Errorf("explain %s: %s %v", source, out, err)
 		}
 	}
