@@ -97,13 +97,16 @@ func (a *api) change(ctx context.Context, i int) (int64, error) {
 
 // timeouts writes the policy that says them for all calls.
 func (a *api) timeouts(ctx context.Context, conf string) (int64, error) {
-	body := fmt.Sprintf(`{"type":"MeshTimeout","mesh":"default","name":"bench","spec":{"to":[{"targetRef":{"kind":"Mesh"},"default":%s}]}}`, conf)
-	resp, err := a.do(ctx, http.MethodPut, "/meshes/default/meshtimeouts/bench", body)
+	resp, err := a.do(ctx, http.MethodPut, "/meshes/default/meshtimeouts/bench", timeoutsOf(conf))
 	if err != nil {
 		return 0, err
 	}
 	resp.Body.Close()
 	return strconv.ParseInt(resp.Header.Get("Tombolo-Revision"), 10, 64)
+}
+
+func timeoutsOf(conf string) string {
+	return fmt.Sprintf(`{"type":"MeshTimeout","mesh":"default","name":"bench","spec":{"to":[{"targetRef":{"kind":"Mesh"},"default":%s}]}}`, conf)
 }
 
 // complete waits until global says that everybody has a revision.

@@ -35,14 +35,16 @@ func laboratories() []laboratory {
 		}
 		return ""
 	}
-	test := func(name string) []string {
-		return []string{"go", "test", "-trimpath", "-timeout", "15m", "-count=1", "-v", "-run", "^" + name + "$", "./e2e"}
+	test := func(name, room string) []string {
+		return []string{"go", "test", "-trimpath", "-timeout", "15m", "-count=1", "-v", "-run", "^" + name + "$", room}
 	}
 	return []laboratory{
-		{name: "failover", needs: hosts, command: test("TestFailover"), environment: []string{"TOMBOLO_E2E=1"},
+		{name: "failover", needs: hosts, command: test("TestFailover", "./e2e"), environment: []string{"TOMBOLO_E2E=1"},
 			what: []string{"server killed under 100 calls a second: all in the other zone", "host cut off: all in the other zone"}},
-		{name: "globals", needs: hosts, command: test("TestTwoGlobals"), environment: []string{"TOMBOLO_E2E=1"},
+		{name: "globals", needs: hosts, command: test("TestTwoGlobals", "./e2e"), environment: []string{"TOMBOLO_E2E=1"},
 			what: []string{"a global dies: its zones are back at another"}},
+		{name: "instances", needs: hosts, command: test("TestTwoInstancesAreOne", "./global"), environment: []string{"TOMBOLO_REQUIRE_POSTGRES=1"},
+			what: []string{"policy answered by one global: a zone at the other has it"}},
 		{name: "kubernetes", command: []string{"e2e/kube/scale.sh", kubelab},
 			what: []string{"Kubernetes zone of 1,000 services of ten pods: start", "the same: 100 pod changes a second"},
 			needs: func() string {

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,6 +30,8 @@ func steps() map[string]func(*world, context.Context, int) (metrics, error) {
 		"restart":  (*world).restartStep,
 		"stall":    (*world).stallStep,
 		"appear":   (*world).appearStep,
+		"refuse":   (*world).refuseStep,
+		"plan":     (*world).planStep,
 	}
 }
 
@@ -359,6 +363,66 @@ func (w *world) stallStep(ctx context.Context, at int) (metrics, error) {
 		}
 	}
 	return metrics{"last p50": quantile(last, 0.5), "last p99": quantile(last, 0.99), "rss grown": w.grown(before)}, nil
+}
+
+// refuseStep writes policies that some proxies refuse, and in the end one that none does.
+func (w *world) refuseStep(ctx context.Context, at int) (metrics, error) {
+	st := w.scenario.Steps[at]
+	some := w.fleets[0].Proxies()[:st.Count]
+	refuse := func(is bool) {
+		for _, p := range some {
+			p.Aside(is)
+			p.Refuse(is)
+		}
+	}
+	refuse(true)
+	defer refuse(false)
+	var last []time.Duration
+	for range st.Times {
+		one, err := w.policyOnce(ctx)
+		if err != nil {
+			return nil, err
+		}
+		last = append(last, one.last)
+	}
+	if !slices.ContainsFunc(some, func(p *load.Proxy) bool { return p.Refused() > 0 }) {
+		return nil, errors.New("nothing was refused")
+	}
+	refuse(false)
+	if _, err := w.policyOnce(ctx); err != nil {
+		return nil, fmt.Errorf("what is refused no more: %w", err)
+	}
+	return metrics{"last p50": quantile(last, 0.5), "last max": quantile(last, 1)}, w.settle(ctx)
+}
+
+// planStep previews a change that reaches every proxy.
+func (w *world) planStep(ctx context.Context, at int) (metrics, error) {
+	ctx, cancel := context.WithTimeout(ctx, stepTime)
+	defer cancel()
+	st := w.scenario.Steps[at]
+	var took []time.Duration
+	affected := 0
+	for i := range st.Times {
+		began := time.Now()
+		resp, err := w.api.do(ctx, http.MethodPost, "/plan", timeoutsOf(fmt.Sprintf(`{"http":{"requestTimeout":"%dms"}}`, 40000+i)))
+		if err != nil {
+			return nil, err
+		}
+		var out struct{ Zones []struct{ Affected int } }
+		err = json.NewDecoder(resp.Body).Decode(&out)
+		resp.Body.Close()
+		if err != nil {
+			return nil, err
+		}
+		took, affected = append(took, time.Since(began)), 0
+		for _, z := range out.Zones {
+			affected += z.Affected
+		}
+	}
+	if t := w.scenario.Topology; affected != t.Zones*t.proxies() {
+		return nil, fmt.Errorf("the plan reaches %d proxies", affected)
+	}
+	return metrics{"took p50": quantile(took, 0.5), "took max": quantile(took, 1) / 1e3}, nil
 }
 
 // appearStep gives the first zone many services at once, and waits until all

@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 	"unique"
 
-	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 )
 
@@ -26,8 +26,6 @@ type Config struct {
 	TLS *tls.Config
 	// Dials bounds the connections that are made at once, default 64.
 	Dials int
-	// Refuse says why a response is not accepted; nil or "": it is.
-	Refuse func(*discoveryv3.DeltaDiscoveryResponse) string
 }
 
 // Spec of a proxy.
@@ -161,9 +159,10 @@ func (f *Fleet) Watch(typeURL, name string, holders []*Proxy) (w *Watch, end fun
 	return w, func() { f.watches.remove(w) }
 }
 
-// WatchMark times responses of any publication after a revision, at every proxy.
+// WatchMark times responses of any publication after a revision, at every proxy that is
+// not aside.
 func (f *Fleet) WatchMark(after int64) (w *Watch, end func()) {
-	w = newWatch(f.Proxies())
+	w = newWatch(slices.DeleteFunc(f.Proxies(), func(p *Proxy) bool { return p.aside.Load() }))
 	w.after = after
 	f.watches.add(w)
 	return w, func() { f.watches.remove(w) }
@@ -234,13 +233,6 @@ func (f *Fleet) turn(ctx context.Context) error {
 }
 
 func (f *Fleet) took() { <-f.dials }
-
-func (f *Fleet) refused(r *discoveryv3.DeltaDiscoveryResponse) string {
-	if f.cfg.Refuse == nil {
-		return ""
-	}
-	return f.cfg.Refuse(r)
-}
 
 func (f *Fleet) jitter(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (0.5 + rand.Float64()))

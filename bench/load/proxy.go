@@ -42,6 +42,8 @@ type Proxy struct {
 	resent  atomic.Int64                  // resources received since the stream opened
 	last    atomic.Int64                  // when the last response came, Unix nanoseconds
 	mute    atomic.Bool                   // answers nothing
+	refuse  atomic.Bool                   // refuses everything
+	refused atomic.Int64                  // responses
 
 	mu   sync.Mutex
 	have map[string]map[unique.Handle[string]]unique.Handle[string]
@@ -136,8 +138,9 @@ func (p *Proxy) stream(s discoveryv3.AggregatedDiscoveryService_DeltaAggregatedR
 		answer := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: resp.TypeUrl, ResponseNonce: resp.Nonce}
 		r := receivedOf(resp)
 		var more []*discoveryv3.DeltaDiscoveryRequest
-		if reason := p.fleet.refused(resp); reason != "" {
-			answer.ErrorDetail = &status.Status{Code: int32(codes.InvalidArgument), Message: reason}
+		if p.refuse.Load() {
+			p.refused.Add(1)
+			answer.ErrorDetail = &status.Status{Code: int32(codes.InvalidArgument), Message: "refused, as everything is"}
 		} else {
 			r.changed, r.same = p.compare(resp)
 			more = p.take(resp)
@@ -337,6 +340,12 @@ func (p *Proxy) Aside(is bool) { p.aside.Store(is) }
 
 // Mute makes it answer nothing, or again.
 func (p *Proxy) Mute(is bool) { p.mute.Store(is) }
+
+// Refuse makes it refuse every response, or accept them again.
+func (p *Proxy) Refuse(is bool) { p.refuse.Store(is) }
+
+// Refused is how many responses it has refused so far.
+func (p *Proxy) Refused() int { return int(p.refused.Load()) }
 
 // Slow bounds how fast it reads, in bytes a second; 0: as fast as it can.
 func (p *Proxy) Slow(rate int) { p.rate.Store(int64(rate)) }
