@@ -362,6 +362,9 @@ func (w *world) stallStep(ctx context.Context, at int) (metrics, error) {
 			return nil, err
 		}
 	}
+	if err := w.rest(ctx); err != nil { // garbage is not theirs
+		return nil, err
+	}
 	return metrics{"last p50": quantile(last, 0.5), "last p99": quantile(last, 0.99), "rss grown": w.grown(before)}, nil
 }
 
@@ -483,7 +486,8 @@ func (w *world) usages() []proc {
 // rest waits until the control planes are done with what was before: what a start took of
 // memory, they give back when it is over.
 func (w *world) rest(ctx context.Context) error {
-	const look, busy = 2 * time.Second, 100 * time.Millisecond
+	const look = 2 * time.Second
+	busy := 100*time.Millisecond + time.Duration(w.scenario.Topology.Streams)*3*time.Millisecond // zones and global hear of each other all the time
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	tick := time.NewTicker(look)
